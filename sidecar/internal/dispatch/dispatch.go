@@ -1,0 +1,238 @@
+// Package dispatch decides which message goes to whom, and when, for one group in one partition of a topic.
+//
+// A Partition is a state machine: a function of its state, an event and the time. It has no clock, goroutine, lock, I/O, randomness or
+// log, so whatever happens in production can be replayed in a test. The shell around it (package broker) feeds events to Step,
+// takes the resulting work from Ready, makes Ready.Save durable, and only then sends Ready.Deliver and answers its callers. If saving
+// fails the shell throws the Partition away and makes a new one from what is durable.
+//
+//	(unseen) ─Fetched─▶ READY ─Grant─▶ LEASED ─Ack──────────────────────▶ SETTLED
+//	                     │ ▲             │ ├──Reject, attempts spent─────▶ SETTLED + Burial
+//	            key busy ▼ │ key free    │ ├──Nack, lease over───┐
+//	                    PARKED           │ └──Snooze─────────────┴▶ WAITING ─time─▶ READY
+//	                                     └──Release, Leave─▶ READY
+//
+// What is remembered per message lives in pages of 256 offsets, freed when all of their messages are settled, so the cost of a
+// message is some array accesses and, where keys are ordered, one entry in a map.
+package dispatch
+
+import (
+	"fmt"
+	"time"
+)
+
+// Instant is a point in time on the caller's monotonic clock, in nanoseconds from an origin of the caller's choice.
+type Instant int64
+
+// Add returns the instant d later.
+func (i Instant) Add(d time.Duration) Instant { return i + Instant(d) }
+
+// Sub returns the time from j to i.
+func (i Instant) Sub(j Instant) time.Duration { return time.Duration(i - j) }
+
+// Offset is the place of a message in the partition.
+type Offset int64
+
+// none is no message's offset.
+const none Offset = -1
+
+// SessionID names a consumer's presence, unique for the life of the Partition. 0 is nobody.
+type SessionID uint64
+
+// Ordering says which messages wait for one another.
+type Ordering uint8
+
+// The orderings.
+const (
+	PerKey Ordering = iota
+	PerPartition
+	Unordered
+)
+
+// NoKey is the key of a message that waits for no other even where keys are ordered.
+const NoKey uint64 = 0
+
+// Message is what the machine has to know about a message of the log.
+type Message struct {
+	Offset Offset
+	// Key is a hash of the message's key, or NoKey. Keys of equal hash are kept in one order, which is harmless.
+	Key uint64
+	// Filtered says that the group does not want the message: it is settled at once.
+	Filtered bool
+}
+
+// Retry is the policy after a counted attempt.
+type Retry struct {
+	MaxAttempts uint32        // ≥ 1
+	Initial     time.Duration // > 0
+	Max         time.Duration // ≥ Initial
+	Coefficient float64       // ≥ 1
+	Jitter      float64       // share of the wait added at most, 0 to 1
+}
+
+// Config is the policy of the subscription and the bounds of the machine.
+type Config struct {
+	Epoch    uint64 // of the owner, part of every token
+	Ordering Ordering
+	Retry    Retry
+	// DropDead settles a message that would become a dead letter without burying it.
+	DropDead bool
+	// Lookahead bounds the messages that are fetched and were never leased, ≥ 1.
+	Lookahead int
+	// MaxUnsettled bounds the messages that are known and not settled, ≥ Lookahead.
+	MaxUnsettled int
+	// JitterSeed varies the jitter between partitions and owners.
+	JitterSeed uint64
+}
+
+// Partition is the machine. It is for one goroutine.
+type Partition struct {
+	cfg Config
+
+	floor  Offset // every offset below is settled
+	fresh  Offset // offsets from here to cursor were never considered for a lease
+	cursor Offset // offsets from here on were not fetched
+	end    Offset // of the log, as far as known
+
+	pages    pages
+	redriven map[Offset]*entry // dead letters given back, whatever the floor
+	failures map[Offset]*failure
+	gates    map[uint64]gate
+	again    queue // ready for another time: retries, released, unparked
+	timers   timers
+	extended map[Offset]Instant // ends of leases that were extended on their own
+	redrives uint32
+	sessions []*session
+	restored map[int64]Bitmap // settled blocks of the snapshot that were not fetched yet
+
+	count   Stats
+	pending Ready
+	dirty   bool // something changed that Save would tell
+	urgent  bool // and somebody waits for it to be durable
+	moved   bool // the floor moved since the last Save
+}
+
+// New returns a machine in the state that the snapshot tells. The zero Snapshot is a group's beginning at offset 0.
+func New(cfg Config, snap Snapshot, now Instant) *Partition {
+	p := &Partition{
+		cfg:      cfg,
+		floor:    snap.Floor,
+		fresh:    snap.Floor,
+		cursor:   snap.Floor,
+		end:      snap.Floor,
+		pages:    newPages(snap.Floor),
+		redriven: make(map[Offset]*entry),
+		failures: make(map[Offset]*failure, len(snap.Failures)),
+		gates:    make(map[uint64]gate),
+		extended: make(map[Offset]Instant),
+		restored: make(map[int64]Bitmap, len(snap.Blocks)),
+	}
+	for _, b := range snap.Blocks {
+		p.restored[b.Index] = b.Settled
+	}
+	for _, f := range snap.Failures {
+		p.failures[f.Offset] = &failure{attempts: f.Attempts, first: f.FirstError, last: f.LastError, due: f.Due, wait: f.Wait}
+	}
+	for _, m := range snap.Redriven {
+		p.redrive(now, m)
+	}
+	p.dirty, p.urgent, p.moved = false, false, false
+	return p
+}
+
+// Step applies an event. The error is about the event alone; the machine is always consistent after it.
+// Errors: ErrLeaseLost, ErrUnknownSession.
+func (p *Partition) Step(now Instant, ev Event) error {
+	err := p.apply(now, ev)
+	p.fire(now)
+	return err
+}
+
+func (p *Partition) apply(now Instant, ev Event) error {
+	switch ev := ev.(type) {
+	case Grown:
+		p.end = max(p.end, ev.End)
+	case *Fetched:
+		p.fetched(ev)
+	case Join:
+		p.join(ev)
+	case Leave:
+		return p.leave(now, ev)
+	case Heartbeat:
+		return p.heartbeat(ev)
+	case *Grant:
+		return p.grant(now, ev)
+	case *Ack:
+		p.ack(ev)
+	case Nack:
+		return p.nack(now, ev)
+	case Reject:
+		return p.reject(ev)
+	case Snooze:
+		return p.snooze(now, ev)
+	case Release:
+		return p.release(ev)
+	case Extend:
+		return p.extend(ev)
+	case Redrive:
+		for _, m := range ev.Messages {
+			p.redrive(now, m)
+		}
+	case Tick:
+	default:
+		panic(fmt.Sprintf("dispatch: unknown event %T", ev))
+	}
+	return nil
+}
+
+// Want tells which messages the machine can use next: those from an offset on, at most n. n is 0 when it needs none.
+func (p *Partition) Want() (from Offset, n int) {
+	if p.cursor >= p.end || len(p.sessions) == 0 {
+		return p.cursor, 0
+	}
+	n = min(p.cfg.Lookahead-int(p.cursor-p.fresh), p.cfg.MaxUnsettled-p.count.unsettled())
+	return p.cursor, max(0, n)
+}
+
+// Backlog is how many messages a Grant could lease, at most: some of them may prove to be held back by their key.
+func (p *Partition) Backlog() int { return p.again.len() + int(p.cursor-p.fresh) }
+
+// Wake is the earliest instant at which a Tick can matter, if there is one.
+func (p *Partition) Wake() (Instant, bool) {
+	at, ok := p.timers.earliest()
+	for _, s := range p.sessions {
+		if s.until != 0 && (!ok || s.until < at) {
+			at, ok = s.until, true
+		}
+	}
+	return at, ok
+}
+
+// Position is the floor: every offset below is settled.
+func (p *Partition) Position() Offset { return p.floor }
+
+// Leases is how many messages a session has leased, and whether the machine knows the session.
+func (p *Partition) Leases(id SessionID) (n int, known bool) {
+	s, err := p.session(id)
+	if err != nil {
+		return 0, false
+	}
+	return s.leases, true
+}
+
+// Reconfigure replaces the policy that may change while messages are on their way. It holds for what happens from now on.
+func (p *Partition) Reconfigure(r Retry, dropDead bool) { p.cfg.Retry, p.cfg.DropDead = r, dropDead }
+
+// Stats counts the messages that the machine knows and has not settled, by state.
+type Stats struct {
+	Ready, Leased, Waiting, Parked int
+	// SettledAbove counts what is settled at or above the position.
+	SettledAbove int
+}
+
+func (s Stats) unsettled() int { return s.Ready + s.Leased + s.Waiting + s.Parked }
+
+// Stats counts messages by state.
+func (p *Partition) Stats() Stats { return p.count }
+
+// Lag is how many messages below the log's end are not settled, redriven ones included.
+func (p *Partition) Lag() int64 { return int64(p.end-p.cursor) + int64(p.count.unsettled()) }

@@ -1,0 +1,119 @@
+package dispatch
+
+import (
+	"errors"
+	"time"
+)
+
+// Event is something that happened to a partition: one of the types of this file.
+type Event interface{ event() }
+
+// Grown says that the log is durable up to End.
+type Grown struct{ End Offset }
+
+// Fetched hands over messages of the log, in order, in answer to Want: all that exist from the offset asked for to Next.
+type Fetched struct {
+	Messages []Message
+	Next     Offset
+}
+
+// Join says that a consumer is there. Its leases end at Until unless a Heartbeat moves that. Joining again replaces both values.
+type Join struct {
+	Session SessionID
+	Until   Instant
+	// Once says that the session gets no further Grant and is forgotten with its last lease.
+	Once bool
+}
+
+// Leave says that a consumer is gone. What it had leased is ready again; with Crashed an attempt is counted for it, since a message
+// that kills its consumer cannot be told from one that did not.
+type Leave struct {
+	Session SessionID
+	Crashed bool
+}
+
+// Heartbeat moves the end of a session's leases.
+type Heartbeat struct {
+	Session SessionID
+	Until   Instant
+}
+
+// Grant lets the machine lease up to Messages messages to a session now. Used tells how many it did.
+type Grant struct {
+	Session  SessionID
+	Messages int
+	Used     int
+}
+
+// Ack settles messages. Refused lists the tokens that no lease goes with.
+type Ack struct {
+	Tokens  []Token
+	Refused []Token
+}
+
+// Nack says that an attempt came to nothing. It is counted.
+type Nack struct {
+	Token Token
+	Error string
+	// After replaces the wait of the retry policy if it is not negative.
+	After time.Duration
+}
+
+// Reject says that no further attempt is of use.
+type Reject struct {
+	Token  Token
+	Error  string
+	Reason Reason
+}
+
+// Snooze asks for the message again after a while. No attempt is counted.
+type Snooze struct {
+	Token Token
+	Delay time.Duration
+}
+
+// Release gives a message back unprocessed. No attempt is counted.
+type Release struct{ Token Token }
+
+// Extend moves the end of one lease, independent of its session from then on.
+type Extend struct {
+	Token Token
+	Until Instant
+}
+
+// Redrive gives dead letters back to the group, as never attempted.
+type Redrive struct{ Messages []Message }
+
+// Tick says that time has passed.
+type Tick struct{}
+
+func (Grown) event()     {}
+func (*Fetched) event()  {}
+func (Join) event()      {}
+func (Leave) event()     {}
+func (Heartbeat) event() {}
+func (*Grant) event()    {}
+func (*Ack) event()      {}
+func (Nack) event()      {}
+func (Reject) event()    {}
+func (Snooze) event()    {}
+func (Release) event()   {}
+func (Extend) event()    {}
+func (Redrive) event()   {}
+func (Tick) event()      {}
+
+// Token is the proof of a lease.
+type Token struct {
+	Epoch  uint64
+	Offset Offset
+	// Lease counts the leases of the message under this owner, from 1. It differs from the attempt number, which
+	// does not grow when a message is released.
+	Lease uint32
+}
+
+var (
+	// ErrLeaseLost says that the token's lease is over: it expired, was settled, or belongs to another owner.
+	ErrLeaseLost = errors.New("dispatch: lease lost")
+	// ErrUnknownSession says that the session is not there, or no longer.
+	ErrUnknownSession = errors.New("dispatch: unknown session")
+)

@@ -1,0 +1,100 @@
+package dispatch
+
+// fetched takes messages in. Offsets that are passed over without a message are gaps, which count as settled.
+func (p *Partition) fetched(ev *Fetched) {
+	for _, m := range ev.Messages {
+		if m.Offset < p.cursor {
+			continue // a chunk may begin below what was asked for
+		}
+		p.gap(m.Offset)
+		p.see(m)
+	}
+	p.gap(ev.Next)
+	p.end = max(p.end, p.cursor)
+	p.advance()
+}
+
+// see takes the message at the cursor in.
+func (p *Partition) see(m Message) {
+	pg := p.page(m.Offset)
+	e := &pg.entries[m.Offset%BlockSize]
+	e.key, e.next = m.Key, none
+	if p.cfg.Ordering == PerPartition {
+		e.key = 1 // one gate for all
+	} else if p.cfg.Ordering == Unordered {
+		e.key = NoKey
+	}
+	was := p.wasSettled(m.Offset)
+	p.forward()
+	if was {
+		e.state = settled
+		p.count.SettledAbove++
+		p.freeIfDone(pg)
+		return
+	}
+	_, e.failed = p.failures[m.Offset]
+	e.state = ready
+	pg.live++
+	p.count.Ready++
+	if m.Filtered {
+		p.settle(m.Offset, e)
+		p.changed(e.failed)
+	}
+}
+
+// gap moves the cursor to an offset over ones that do not exist.
+func (p *Partition) gap(to Offset) {
+	if to <= p.cursor {
+		return
+	}
+	if p.floor == p.cursor { // nothing is kept: no need to remember the gap
+		p.cursor, p.fresh, p.floor = to, to, to
+		p.pending.Save.DropBlocks = p.pages.dropBelow(to, p.pending.Save.DropBlocks)
+		for index := range p.restored {
+			if Offset(index+1)*BlockSize <= to {
+				delete(p.restored, index)
+				p.pending.Save.DropBlocks = append(p.pending.Save.DropBlocks, index)
+			}
+		}
+		p.moved = true
+		p.changed(false)
+		return
+	}
+	for p.cursor < to {
+		pg := p.page(p.cursor)
+		pg.entries[p.cursor%BlockSize].state = settled
+		p.pages.mark(pg)
+		p.count.SettledAbove++
+		p.forward()
+		p.freeIfDone(pg)
+	}
+	p.changed(false)
+}
+
+// forward moves the cursor by one, forgetting what the snapshot says of a block that it leaves.
+func (p *Partition) forward() {
+	p.cursor++
+	if len(p.restored) > 0 && p.cursor%BlockSize == 0 {
+		delete(p.restored, int64(p.cursor)/BlockSize-1)
+	}
+}
+
+// page returns the page of an offset at the cursor, noting what the snapshot says of it.
+func (p *Partition) page(o Offset) *page {
+	pg := p.pages.extend(o)
+	if index := int64(o) / BlockSize; len(p.restored) > 0 {
+		if _, ok := p.restored[index]; ok {
+			p.pages.at(index).saved = true
+		}
+	}
+	return pg
+}
+
+// wasSettled tells what the snapshot says of an offset.
+func (p *Partition) wasSettled(o Offset) bool {
+	if len(p.restored) == 0 {
+		return false
+	}
+	b, ok := p.restored[int64(o)/BlockSize]
+	return ok && b.Has(int(o%BlockSize))
+}

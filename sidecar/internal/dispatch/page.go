@@ -1,0 +1,160 @@
+package dispatch
+
+// BlockSize is the number of offsets in a page, which is also the unit in which settled messages above the floor are saved.
+const BlockSize = 256
+
+// Bitmap has a bit for each offset of a block.
+type Bitmap [BlockSize / 64]uint64
+
+// Has tells whether bit i is set.
+func (b *Bitmap) Has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
+
+// Set sets bit i.
+func (b *Bitmap) Set(i int) { b[i/64] |= 1 << (i % 64) }
+
+// state is where a message stands.
+type state uint8
+
+const (
+	unseen state = iota
+	ready
+	leased
+	waiting
+	parked
+	settled
+)
+
+// entry is what is remembered of a message.
+type entry struct {
+	key     uint64
+	next    Offset // the message parked behind this one, or none
+	session SessionID
+	lease   uint32
+	state   state
+	// failed says that failures has the offset.
+	failed bool
+	// extended says that the lease no longer ends with its session.
+	extended bool
+	// reserved says that the message holds its key's gate though it is not leased.
+	reserved bool
+	// redriven says that the entry is in Partition.redriven, not on a page.
+	redriven bool
+}
+
+// page is BlockSize entries.
+type page struct {
+	index   int64
+	entries [BlockSize]entry
+	live    int  // seen and not settled
+	dirty   bool // differs from what was saved
+}
+
+// slot is the place of a page. Without a page, every offset of a slot below the cursor is settled.
+type slot struct {
+	page  *page
+	saved bool // a block was saved for it
+}
+
+// pages are the slots from the floor's page to the cursor's, in order.
+type pages struct {
+	first int64 // index of slots[head]
+	slots []slot
+	head  int
+	dirty []int64
+	// recent keeps freed pages for a while, so that a repeated ack of a settled message is recognised, and reuses them.
+	recent [8]*page
+	turn   int
+}
+
+func newPages(floor Offset) pages { return pages{first: int64(floor) / BlockSize} }
+
+// at returns the slot of an offset, or nil outside the slots.
+func (ps *pages) at(index int64) *slot {
+	i := index - ps.first
+	if i < 0 || i >= int64(len(ps.slots)-ps.head) {
+		return nil
+	}
+	return &ps.slots[ps.head+int(i)]
+}
+
+// entry returns the entry of an offset, or nil if it is settled with its page, or never seen.
+func (ps *pages) entry(o Offset) *entry {
+	s := ps.at(int64(o) / BlockSize)
+	if s == nil || s.page == nil {
+		return nil
+	}
+	return &s.page.entries[o%BlockSize]
+}
+
+// extend makes slots and a page for an offset at or above the cursor.
+func (ps *pages) extend(o Offset) *page {
+	index := int64(o) / BlockSize
+	for ps.first+int64(len(ps.slots)-ps.head) <= index {
+		ps.slots = append(ps.slots, slot{})
+	}
+	s := ps.at(index)
+	if s.page == nil {
+		s.page = ps.blank()
+		s.page.index = index
+	}
+	return s.page
+}
+
+// blank returns an unused page, the one that was freed longest ago if there are enough.
+func (ps *pages) blank() *page {
+	pg := ps.recent[ps.turn]
+	if pg == nil {
+		return new(page)
+	}
+	ps.recent[ps.turn] = nil
+	*pg = page{}
+	return pg
+}
+
+// free empties a slot whose offsets are all settled.
+func (ps *pages) free(s *slot) {
+	ps.recent[ps.turn] = s.page
+	ps.turn = (ps.turn + 1) % len(ps.recent)
+	s.page = nil
+}
+
+// freed returns the entry of a settled offset if its page was freed lately.
+func (ps *pages) freed(o Offset) *entry {
+	for _, pg := range ps.recent {
+		if pg != nil && pg.index == int64(o)/BlockSize {
+			return &pg.entries[o%BlockSize]
+		}
+	}
+	return nil
+}
+
+// mark notes that the page differs from what was saved.
+func (ps *pages) mark(pg *page) {
+	if !pg.dirty {
+		pg.dirty = true
+		ps.dirty = append(ps.dirty, pg.index)
+	}
+}
+
+// dropBelow forgets the slots below the floor's and appends the indexes that had been saved to dropped.
+func (ps *pages) dropBelow(floor Offset, dropped []int64) []int64 {
+	for index := int64(floor) / BlockSize; ps.first < index && ps.head < len(ps.slots); ps.first++ {
+		s := &ps.slots[ps.head]
+		if s.saved {
+			dropped = append(dropped, ps.first)
+		}
+		if s.page != nil {
+			ps.free(s)
+		}
+		*s = slot{}
+		ps.head++
+	}
+	if ps.head == len(ps.slots) {
+		ps.slots, ps.head = ps.slots[:0], 0
+		ps.first = max(ps.first, int64(floor)/BlockSize)
+	} else if ps.head > 64 && ps.head*2 > len(ps.slots) {
+		ps.slots = ps.slots[:copy(ps.slots, ps.slots[ps.head:])]
+		ps.head = 0
+	}
+	return dropped
+}

@@ -1,0 +1,167 @@
+package dispatch
+
+// ack settles every token that a lease goes with. A token whose message was settled by this very lease is fine too: the caller may repeat itself.
+func (p *Partition) ack(ev *Ack) {
+	for _, t := range ev.Tokens {
+		e, err := p.holder(t)
+		switch {
+		case err == nil:
+			p.settle(t.Offset, e)
+			p.changed(true)
+		case !p.settledBy(t):
+			ev.Refused = append(ev.Refused, t)
+		}
+	}
+	p.advance()
+}
+
+func (p *Partition) reject(ev Reject) error {
+	e, err := p.holder(ev.Token)
+	if err != nil {
+		return err
+	}
+	f := p.fail(ev.Token.Offset, e, ev.Error)
+	p.bury(ev.Token.Offset, e, f, ev.Reason)
+	return nil
+}
+
+// bury settles a message and asks for its dead letter, in one save.
+func (p *Partition) bury(o Offset, e *entry, f *failure, why Reason) {
+	if !p.cfg.DropDead {
+		p.pending.Save.Burials = append(p.pending.Save.Burials, Burial{
+			Offset: o, Reason: why, Attempts: f.attempts, FirstError: f.first, LastError: f.last, Redriven: e.redriven,
+		})
+	}
+	p.settle(o, e)
+	e.session = 0 // so that an ack of the same lease does not pass for a repeated one
+	p.changed(true)
+	p.advance()
+}
+
+// holder returns the entry that a token's lease is on.
+func (p *Partition) holder(t Token) (*entry, error) {
+	e := p.find(t.Offset)
+	if e == nil || t.Epoch != p.cfg.Epoch || e.state != leased || e.lease != t.Lease {
+		return nil, ErrLeaseLost
+	}
+	return e, nil
+}
+
+// settledBy tells whether the lease of a token is the one that settled its message, as far back as that is remembered.
+func (p *Partition) settledBy(t Token) bool {
+	if t.Epoch != p.cfg.Epoch || t.Lease == 0 {
+		return false
+	}
+	e := p.find(t.Offset)
+	if e == nil {
+		e = p.pages.freed(t.Offset)
+	}
+	return e != nil && e.state == settled && e.lease == t.Lease && e.session != 0
+}
+
+// find returns the entry of a message that is known and whose page is not freed.
+func (p *Partition) find(o Offset) *entry {
+	if len(p.redriven) > 0 {
+		if e, ok := p.redriven[o]; ok {
+			return e
+		}
+	}
+	if o < 0 || o >= p.cursor {
+		return nil
+	}
+	return p.pages.entry(o)
+}
+
+// settle ends a message, whatever its state, and lets the next of its key go. The caller calls advance afterwards.
+func (p *Partition) settle(o Offset, e *entry) {
+	p.leaveState(o, e)
+	e.state = settled
+	if e.failed {
+		e.failed = false
+		delete(p.failures, o)
+		p.pending.Save.DropFailures = append(p.pending.Save.DropFailures, o)
+	}
+	p.openGate(e)
+	if e.redriven {
+		delete(p.redriven, o)
+		p.pending.Save.DropRedriven = append(p.pending.Save.DropRedriven, o)
+		return
+	}
+	p.count.SettledAbove++
+	pg := p.pages.at(int64(o) / BlockSize).page
+	pg.live--
+	p.pages.mark(pg)
+	p.freeIfDone(pg)
+}
+
+// freeIfDone frees a page that has nothing left to say but that all is settled.
+func (p *Partition) freeIfDone(pg *page) {
+	if pg.live == 0 && p.cursor >= Offset(pg.index+1)*BlockSize {
+		p.pages.free(p.pages.at(pg.index))
+	}
+}
+
+// advance moves the floor over what is settled.
+func (p *Partition) advance() {
+	from := p.floor
+	for p.floor < p.cursor {
+		s := p.pages.at(int64(p.floor) / BlockSize)
+		if s.page == nil {
+			p.floor = (p.floor/BlockSize + 1) * BlockSize
+			continue
+		}
+		end := min(p.cursor, Offset(s.page.index+1)*BlockSize)
+		for p.floor < end && s.page.entries[p.floor%BlockSize].state == settled {
+			p.floor++
+		}
+		if p.floor < end {
+			break
+		}
+	}
+	if p.floor == from {
+		return
+	}
+	p.count.SettledAbove -= int(p.floor - from)
+	p.fresh = max(p.fresh, p.floor)
+	p.moved = true
+	p.dirty = true
+	p.pending.Save.DropBlocks = p.pages.dropBelow(p.floor, p.pending.Save.DropBlocks)
+}
+
+// settleBlocks puts the bitmaps of changed pages above the floor into the pending save.
+func (p *Partition) settleBlocks() {
+	for _, index := range p.pages.dirty {
+		s := p.pages.at(index)
+		if s == nil {
+			continue // below the floor by now
+		}
+		b := Block{Index: index}
+		if s.page == nil {
+			b.Settled = Bitmap{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
+		} else {
+			s.page.dirty = false
+			b.Settled = p.restored[index] // of the offsets that were not fetched yet
+			for i := range s.page.entries {
+				if s.page.entries[i].state == settled {
+					b.Settled.Set(i)
+				}
+			}
+			if Offset(index)*BlockSize <= p.floor && b.Settled.noneAbove(int(p.floor%BlockSize)) {
+				continue // the floor alone tells all
+			}
+		}
+		s.saved = true
+		p.pending.Save.Blocks = append(p.pending.Save.Blocks, b)
+	}
+	p.pages.dirty = p.pages.dirty[:0]
+}
+
+// noneAbove tells whether no bit from i on is set.
+func (b *Bitmap) noneAbove(i int) bool {
+	for ; i < BlockSize; i++ {
+		if b.Has(i) {
+			return false
+		}
+	}
+	return true
+}

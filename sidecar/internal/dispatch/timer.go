@@ -1,0 +1,116 @@
+package dispatch
+
+import "slices"
+
+// kind says what a timer ends.
+type kind uint8
+
+const (
+	waitEnds kind = iota
+	leaseEnds
+)
+
+// timer is an instant at which a message may change its state. It is void if the message has been leased anew since.
+type timer struct {
+	at     Instant
+	offset Offset
+	lease  uint32
+	kind   kind
+}
+
+// timers is a binary heap, earliest first.
+type timers struct{ heap []timer }
+
+func (ts *timers) earliest() (Instant, bool) {
+	if len(ts.heap) == 0 {
+		return 0, false
+	}
+	return ts.heap[0].at, true
+}
+
+func (ts *timers) push(t timer) {
+	h := append(ts.heap, t)
+	i := len(h) - 1
+	for i > 0 && h[i].at < h[(i-1)/2].at {
+		h[i], h[(i-1)/2] = h[(i-1)/2], h[i]
+		i = (i - 1) / 2
+	}
+	ts.heap = h
+}
+
+func (ts *timers) pop() timer {
+	h := ts.heap
+	top, last := h[0], len(h)-1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= last {
+			break
+		}
+		if c+1 < last && h[c+1].at < h[c].at {
+			c++
+		}
+		if h[i].at <= h[c].at {
+			break
+		}
+		h[i], h[c] = h[c], h[i]
+		i = c
+	}
+	ts.heap = h
+	return top
+}
+
+// fire does what is due: leases of sessions that were not heard of, waits, and leases that were extended.
+func (p *Partition) fire(now Instant) {
+	for i := 0; i < len(p.sessions); {
+		s := p.sessions[i]
+		if s.until == 0 || s.until > now {
+			i++
+			continue
+		}
+		p.eachLease(s.id, false, func(o Offset, e *entry) { p.attempted(now, o, e, "lease expired", 0) })
+		p.forget(s.id)
+	}
+	for {
+		at, ok := p.timers.earliest()
+		if !ok || at > now {
+			return
+		}
+		t := p.timers.pop()
+		e := p.find(t.offset)
+		switch {
+		case e == nil || e.lease != t.lease:
+		case t.kind == waitEnds && e.state == waiting:
+			p.count.Waiting--
+			p.count.Ready++
+			e.state = ready
+			p.again.push(t.offset)
+		case t.kind == leaseEnds && e.state == leased && p.extended[t.offset] == t.at:
+			p.attempted(now, t.offset, e, "lease expired", 0)
+		}
+	}
+}
+
+// queue is a first-in first-out list of offsets.
+type queue struct {
+	items []Offset
+	head  int
+}
+
+func (q *queue) len() int { return len(q.items) - q.head }
+
+func (q *queue) push(o Offset) { q.items = append(q.items, o) }
+
+func (q *queue) pop() Offset {
+	o := q.items[q.head]
+	q.head++
+	if q.head == len(q.items) {
+		q.items, q.head = q.items[:0], 0
+	} else if q.head >= 1024 && q.head*2 >= len(q.items) {
+		q.items, q.head = q.items[:copy(q.items, q.items[q.head:])], 0
+	}
+	return o
+}
+
+func sortOffsets(os []Offset) { slices.Sort(os) }
