@@ -1,0 +1,151 @@
+package topic_test
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/typedmq/typedmq/internal/topic"
+)
+
+func dump(v any) string {
+	r := reflect.ValueOf(v)
+	if r.Kind() != reflect.Slice {
+		return fmt.Sprintf("%+v", reflect.Indirect(r))
+	}
+	var lines []string
+	for i := range r.Len() {
+		lines = append(lines, dump(r.Index(i).Interface()))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestKeyOfAndHeadersOf(t *testing.T) {
+	source := header + `
+enum Status { ZERO = 0; LATE = 1; }
+message Text { option (mq.v1.topic).name = "text"; string k = 1 [(mq.v1.field).key = true]; }
+message Bytes { option (mq.v1.topic).name = "bytes"; bytes k = 1 [(mq.v1.field).key = true]; }
+message Signed { option (mq.v1.topic).name = "signed"; sfixed32 k = 1 [(mq.v1.field).key = true]; }
+message Unsigned { option (mq.v1.topic).name = "unsigned"; fixed64 k = 1 [(mq.v1.field).key = true]; }
+message Nested { option (mq.v1.topic) = {name: "nested" key: "a.b.k"}; A a = 1; }
+message A { B b = 1; } message B { int64 k = 1; }
+message None { option (mq.v1.topic).name = "none"; }
+message All { option (mq.v1.topic).name = "all";
+  string s = 1 [(mq.v1.field).header = "s"]; sint64 i = 2 [(mq.v1.field).header = "i"]; uint32 u = 3 [(mq.v1.field).header = "u"];
+  bool b = 4 [(mq.v1.field).header = "b"]; Status e = 5 [(mq.v1.field).header = "e"]; optional int32 o = 6 [(mq.v1.field).header = "o"]; }
+`
+	files := compile(t, map[string]string{"m.proto": source}, false, "m.proto")
+	set, faults := topic.Load(files)
+	if faults != nil {
+		t.Fatal(faults)
+	}
+	copies := uploaded(t, files)
+	for _, test := range []struct{ message, json, key, headers string }{
+		{"Text", `{"k": "ä"}`, "ä", ""},
+		{"Text", `{}`, "", ""},
+		{"Bytes", `{"k": "AP8="}`, "\x00\xff", ""},
+		{"Signed", `{"k": -7}`, "-7", ""},
+		{"Signed", `{}`, "0", ""},
+		{"Unsigned", `{"k": "18446744073709551615"}`, "18446744073709551615", ""},
+		{"Nested", `{"a": {"b": {"k": "-9223372036854775808"}}}`, "-9223372036854775808", ""},
+		{"Nested", `{}`, "0", ""},
+		{"None", `{}`, "no key", ""},
+		{"All", `{"s": "x y", "i": -1, "u": 2, "b": true, "e": 1, "o": 0}`, "no key", "s=x y i=-1 u=2 b=true e=LATE o=0"},
+		{"All", `{}`, "no key", "s= i=0 u=0 b=false e=ZERO o=0"},
+		{"All", `{"e": 9}`, "no key", "s= i=0 u=0 b=false e=9 o=0"},
+	} {
+		declared, _ := set.ByMessage(files[0].Messages().ByName(protoreflect.Name(test.message)).FullName())
+		for origin, file := range map[string]int{"same descriptor": 0, "copy of the descriptor": 1} {
+			d := files[0].Messages().ByName(protoreflect.Name(test.message))
+			if file == 1 {
+				d = copies[0].Messages().ByName(protoreflect.Name(test.message))
+			}
+			m := dynamicpb.NewMessage(d)
+			if err := protojson.Unmarshal([]byte(test.json), m); err != nil {
+				t.Fatal(err)
+			}
+			key := "no key"
+			if k := declared.KeyOf(m); k != nil {
+				key = string(k)
+			}
+			var headers []string
+			for _, h := range declared.HeadersOf(m) {
+				headers = append(headers, h.Name+"="+h.Value)
+			}
+			if got := strings.Join(headers, " "); key != test.key || got != test.headers {
+				t.Errorf("%s %s, %s: got key %q and headers %q", test.message, test.json, origin, key, got)
+			}
+		}
+	}
+}
+
+func TestIncompatible(t *testing.T) {
+	load := func(options, fields string) *topic.Topic {
+		set, faults := topic.Load(compile(t, map[string]string{
+			"m.proto": header + `message M { option (mq.v1.topic) = {name: "m" ` + options + `}; ` + fields + ` } message I { string id = 1; }`,
+		}, false, "m.proto"))
+		if faults != nil {
+			t.Fatal(faults)
+		}
+		return set.Topics[0]
+	}
+	base := load(`key: "a"`, `string a = 1; I b = 2;`)
+	for _, test := range []struct{ options, want string }{
+		{`key: "a" retention: {seconds: 5} max_message_bytes: 7`, ""},
+		{`key: "b.id" partitions: 8`, "key: a became b.id"},
+		{``, "key: a became none"},
+		{`key: "a" partitions: 8 delivery: DELIVERY_QUEUE`, "partitions: 16 became 8"},
+		{`key: "a" ordering: ORDERING_PER_PARTITION`, "ordering: per_key became per_partition"},
+		{`key: "a" ordering: ORDERING_NONE`, "ordering: per_key became none"},
+		{`key: "a" delivery: DELIVERY_QUEUE`, "delivery: pubsub became queue"},
+	} {
+		d := topic.Incompatible(base, load(test.options, `string a = 1; I b = 2;`))
+		got := ""
+		if d != nil {
+			got = d.String()
+		}
+		if got != test.want {
+			t.Errorf("%s: got %q, want %q", test.options, got, test.want)
+		}
+	}
+	other := *base
+	other.Message = base.Message.ParentFile().Messages().ByName("I")
+	if d := topic.Incompatible(base, &other); d == nil || d.String() != "message: air.v1.M became air.v1.I" {
+		t.Errorf("got %v", d)
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"a", "flights.departed", "A-b_c.9", "mq", "mqx.y", strings.Repeat("x", 249)} {
+		if err := topic.CheckName(name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for name, rule := range map[string]string{
+		"": "empty", ".": `".."`, "..": `".."`, "a/b": "letters", "a\x00": "letters", "a\r\nb": "letters", "a b": "letters", "fligһts": "letters",
+		"$SYS": "letters", "mq.dead": "reserved", "MQ.dead": "reserved", "__offsets": "reserved", strings.Repeat("x", 250): "249 bytes long, not 250",
+	} {
+		err, ok := topic.CheckName(name).(*topic.NameError)
+		if !ok || !strings.Contains(err.Rule, rule) || !strings.Contains(err.Error(), err.Rule) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestCheckHeaderName(t *testing.T) {
+	for _, name := range []string{"a", "X-Trace", "a:b/c", strings.Repeat("x", 249)} {
+		if err := topic.CheckHeaderName(name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", "a b", "a\n", "ä", "\x7f", "mq.id", strings.Repeat("x", 250)} {
+		if topic.CheckHeaderName(name) == nil {
+			t.Errorf("%q is accepted", name)
+		}
+	}
+}
