@@ -1,0 +1,365 @@
+package pebbleengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+const (
+	// queueLength is how many requests wait for the committer; further callers wait to hand theirs in.
+	queueLength = 256
+	// gatherBytes is the size at which a batch is full. A request that is larger still is a batch of its own.
+	gatherBytes = 4 << 20
+	// mergeWithin is how far apart, in milliseconds, the times of appends may be that share a chunk and with it the earlier time.
+	mergeWithin = 1000
+	// marksEvery is how long a high-water mark may wait for its sync.
+	marksEvery = time.Second
+)
+
+// request is one call for the committer.
+type request struct {
+	// What to do: one of these, and for a shard's commit none of them.
+	plain bool
+	fence bool
+	trim  *trimTo
+
+	shard   *shardState // of a commit or a fence
+	epoch   engine.Epoch
+	writes  []engine.Write
+	appends []preparedAppend
+
+	claimed atomic.Bool   // by the committer, who then does it, or by the caller, who then gave up
+	built   chan struct{} // set by the committer before it claims; closed when it no longer needs the caller's slices
+	done    chan error    // gets the outcome
+}
+
+type preparedAppend struct {
+	log    *logState
+	timeMS int64
+	runs   []engine.Run
+	first  engine.Offset // set by the committer
+}
+
+type trimTo struct {
+	log   *logState
+	begin engine.Offset
+}
+
+// write checks a batch and has it committed.
+func (e *Engine) write(ctx context.Context, r *request, batch engine.Batch) ([]engine.Offset, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !e.gate.enter() {
+		return nil, engine.ErrClosed
+	}
+	defer e.gate.leave()
+	r.writes = batch.Writes
+	r.appends = make([]preparedAppend, len(batch.Appends))
+	for i, a := range batch.Appends {
+		runs, err := engine.Cut(a)
+		if err != nil {
+			return nil, err
+		}
+		log, err := e.logs.get(a.Log)
+		if err != nil {
+			return nil, err
+		}
+		r.appends[i] = preparedAppend{log: log, timeMS: a.TimeMS, runs: runs}
+	}
+	if err := e.submit(ctx, r); err != nil {
+		return nil, err
+	}
+	firsts := make([]engine.Offset, len(r.appends))
+	for i := range r.appends {
+		firsts[i] = r.appends[i].first
+	}
+	return firsts, nil
+}
+
+// submit hands a request to the committer and waits for its outcome. The committer does not touch the request after submit has returned.
+func (e *Engine) submit(ctx context.Context, r *request) error {
+	r.done = make(chan error, 1)
+	select {
+	case e.queue <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+	}
+	if r.claimed.CompareAndSwap(false, true) {
+		return ctx.Err() // The committer has not seen it and will pass it over.
+	}
+	<-r.built
+	select {
+	case err := <-r.done:
+		return err
+	default:
+		return fmt.Errorf("%w: %w", engine.ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// runCommitter is the only writer of the database. It does what is queued, one batch after the other, until the engine is closed.
+func (e *Engine) runCommitter() {
+	defer close(e.committerDone)
+	syncMarks := time.NewTimer(marksEvery)
+	defer syncMarks.Stop()
+	for {
+		select {
+		case r := <-e.queue:
+			e.commit(r)
+		case <-syncMarks.C:
+			e.marks.sync()
+			syncMarks.Reset(marksEvery)
+		case <-e.stop:
+			return
+		}
+	}
+}
+
+// cycle is one batch on its way to the disk.
+type cycle struct {
+	batch    *pebble.Batch
+	requests []*request
+	logs     []*logState // those with a plan, in the order of their first append
+	trimmed  []*logState
+	size     int
+	built    chan struct{}
+}
+
+// commit does one cycle: what is here now shares a batch and a sync.
+func (e *Engine) commit(first *request) {
+	c := &cycle{batch: e.db.NewBatch(), built: make(chan struct{})}
+	defer c.batch.Close()
+	e.take(c, first)
+	e.gather(c)
+	err := e.build(c)
+	close(c.built)
+	if len(c.requests) == 0 {
+		return
+	}
+	if err == nil {
+		err = e.save(c.batch)
+	}
+	if err != nil {
+		err = e.fatal.set(err)
+		for _, r := range c.requests {
+			r.done <- fmt.Errorf("%w: %w", engine.ErrUnknownOutcome, err)
+		}
+		return
+	}
+	e.commits++
+	e.mark(c)
+	e.publish(c)
+	for _, r := range c.requests {
+		r.done <- nil
+	}
+	for _, l := range c.logs {
+		l.watchers.tell(l.next)
+	}
+}
+
+func (e *Engine) gather(c *cycle) {
+	for c.size < gatherBytes {
+		select {
+		case r := <-e.queue:
+			e.take(c, r)
+		default:
+			return
+		}
+	}
+}
+
+// take adds a request to the cycle's plan, or answers it if it must not be done.
+func (e *Engine) take(c *cycle, r *request) {
+	r.built = c.built
+	if !r.claimed.CompareAndSwap(false, true) {
+		return
+	}
+	if err := e.refuse(r); err != nil {
+		r.done <- err
+		return
+	}
+	c.requests = append(c.requests, r)
+	switch {
+	case r.fence:
+		r.shard.epoch = r.epoch
+	case r.trim != nil:
+		c.trim(r.trim)
+	}
+	for i := range r.appends {
+		c.append(&r.appends[i])
+	}
+	for _, w := range r.writes {
+		c.size += len(w.Key) + len(w.Value)
+	}
+}
+
+// refuse is the reason not to do a request. Nothing of the request has been planned when it is asked.
+func (e *Engine) refuse(r *request) error {
+	if err := e.fatal.err(); err != nil {
+		return fmt.Errorf("pebbleengine: no more writes after: %w", err)
+	}
+	if r.shard != nil && (r.epoch < r.shard.epoch || !r.fence && r.epoch != r.shard.epoch) {
+		return engine.ErrFenced
+	}
+	for i := range r.appends {
+		if _, bad := r.appends[i].log.status(); bad != nil {
+			return bad
+		}
+	}
+	if r.trim == nil && !e.space.allows(r) {
+		return engine.ErrFull
+	}
+	return nil
+}
+
+// plannedChunk gathers small appends to one log into one chunk.
+type plannedChunk struct {
+	first  engine.Offset
+	count  int
+	timeMS int64 // of the first append in it
+	size   int
+	runs   []engine.Run
+}
+
+func (p *plannedChunk) fits(run engine.Run, timeMS int64) bool {
+	apart := timeMS - p.timeMS
+	return p.count+run.Count <= engine.MaxChunkRecords && p.size+len(run.Records) <= engine.MaxChunkBytes &&
+		apart >= -mergeWithin && apart <= mergeWithin
+}
+
+// append gives the records their offsets and chunks.
+func (c *cycle) append(a *preparedAppend) {
+	l := a.log
+	if len(l.plan) == 0 {
+		c.logs = append(c.logs, l)
+	}
+	a.first = l.next
+	for _, run := range a.runs {
+		n := len(l.plan)
+		if n == 0 || !l.plan[n-1].fits(run, a.timeMS) {
+			l.plan = append(l.plan, plannedChunk{first: l.next, timeMS: a.timeMS})
+			n++
+		}
+		p := &l.plan[n-1]
+		p.runs = append(p.runs, run)
+		p.count += run.Count
+		p.size += len(run.Records)
+		l.next += engine.Offset(run.Count)
+		c.size += len(run.Records)
+	}
+}
+
+func (c *cycle) trim(t *trimTo) {
+	if t.begin > t.log.begin {
+		t.log.begin = t.begin
+		c.trimmed = append(c.trimmed, t.log)
+	}
+}
+
+// build writes the plan into the batch.
+func (e *Engine) build(c *cycle) error {
+	if len(c.requests) == 0 {
+		return nil
+	}
+	var errs []error
+	set := func(key, value []byte) { errs = append(errs, c.batch.Set(key, value, nil)) }
+	for _, l := range c.trimmed {
+		var sum uint32
+		if l.begin == l.next-l.planned() {
+			sum = l.sum
+		}
+		key := logKey(l.id)
+		errs = append(errs, c.batch.DeleteRange(chunkKey(l.id, 0), chunkKey(l.id, l.begin), nil))
+		set(key, sealed(key, trimmedLog(l.begin, sum)))
+	}
+	for _, l := range c.logs {
+		errs = append(errs, l.build(c.batch))
+	}
+	for _, r := range c.requests {
+		if r.fence {
+			key := fenceKey(r.shard.id)
+			set(key, sealed(key, be64(uint64(r.epoch))))
+		}
+		for _, w := range r.writes {
+			errs = append(errs, r.shard.build(c.batch, w))
+		}
+	}
+	set(commitsKey(), sealed(commitsKey(), be64(e.commits+1)))
+	return errors.Join(errs...)
+}
+
+// planned is how many records of the log this cycle adds.
+func (l *logState) planned() engine.Offset {
+	if len(l.plan) == 0 {
+		return 0
+	}
+	return l.next - l.plan[0].first
+}
+
+// build writes the log's plan into the batch, copying each record once.
+func (l *logState) build(batch *pebble.Batch) error {
+	for i := range l.plan {
+		p := &l.plan[i]
+		op := batch.SetDeferred(chunkKeyLen, chunkHeaderLen+p.size)
+		copy(op.Key, chunkKey(l.id, p.first+engine.Offset(p.count)-1))
+		at := chunkHeaderLen
+		for _, run := range p.runs {
+			at += copy(op.Value[at:], run.Records)
+		}
+		l.sum = fillChunk(op.Key, op.Value, l.sum, p.count, p.first, p.timeMS)
+		if err := op.Finish(); err != nil {
+			return err
+		}
+	}
+	clear(l.plan) // which drops the callers' slices
+	l.plan = l.plan[:0]
+	return nil
+}
+
+// save returns when the batch is on the disk.
+func (e *Engine) save(batch *pebble.Batch) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.fatal.panicked.Store(true)
+			err = fmt.Errorf("pebble panicked: %v", p)
+		}
+	}()
+	if err := batch.Commit(pebble.Sync); err != nil {
+		return err
+	}
+	return e.fatal.err() // Pebble tells a failed commit to its logger, and returns nil if that returns.
+}
+
+// mark notes how far the logs are durable, so that a store that comes back shorter is known for it.
+func (e *Engine) mark(c *cycle) {
+	for _, l := range c.logs {
+		e.marks.set(l.id, mark{end: l.next, sum: l.sum})
+	}
+	e.marks.setCommits(e.commits)
+}
+
+// publish lets readers see what is durable.
+func (e *Engine) publish(c *cycle) {
+	for _, l := range c.logs {
+		l.mu.Lock()
+		l.mu.bounds.End = l.next
+		l.mu.Unlock()
+	}
+	for _, l := range c.trimmed {
+		l.mu.Lock()
+		l.mu.bounds.Begin = l.begin
+		l.mu.Unlock()
+	}
+}
