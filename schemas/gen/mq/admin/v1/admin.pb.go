@@ -707,7 +707,7 @@ func (x *GroupTopic) GetPartitions() []*GroupPartition {
 type GroupPartition struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Every message below is settled for this group.
+	// Every message below is settled for this group, but for dead letters that were redriven and are on their way again.
 	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
 	End      int64 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
 	// Messages that are neither settled nor known to be filtered out.

@@ -1875,7 +1875,7 @@ type ConsumeRequest_Start struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	Topic string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	// Messages that may be unsettled at this consumer, 1 to 65,536.
+	// Messages that may be unsettled at this consumer, 0 to 65,536.
 	Credits uint32 `protobuf:"varint,3,opt,name=credits,proto3" json:"credits,omitempty"`
 	// Shown in the list of consumers, for people.
 	ClientName    string `protobuf:"bytes,4,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`

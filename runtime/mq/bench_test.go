@@ -1,0 +1,116 @@
+package mq
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
+)
+
+func benchClient(b *testing.B) (*fakeBroker, *Client) {
+	b.Helper()
+	broker, address := listen(b, "unix", filepath.Join(b.TempDir(), "mq.sock"))
+	c, err := Dial(b.Context(), WithAddress("unix://"+address))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = c.Close() })
+	return broker, c
+}
+
+// BenchmarkPublish publishes messages of 256 bytes from many goroutines over a Unix socket to a broker that stores nothing.
+func BenchmarkPublish(b *testing.B) {
+	for _, callers := range []int{1, 64, 1024} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			broker, c := benchClient(b)
+			var frames atomic.Int64
+			broker.frame = func(r *brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error) {
+				frames.Add(1)
+				answer := &brokerv1.PublishStreamResponse{Sequence: r.GetSequence()}
+				for _, batch := range r.GetBatches() {
+					n := 0
+					for range bytesFields(batch.GetRecords()) {
+						n++
+					}
+					answer.Results = append(answer.Results, &brokerv1.BatchResult{Partitions: make([]uint32, n), Offsets: make([]int64, n)})
+				}
+				return answer, nil
+			}
+			broker.mu.frames = nil
+			p := NewPublisher(c, NewTopic("blobs", func(_ *wrapperspb.BytesValue, r *Record) { r.Key = []byte("SFO") }))
+			message := wrapperspb.Bytes(make([]byte, 256))
+			if _, err := p.Publish(b.Context(), message); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			b.SetParallelism(callers)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := p.Publish(context.Background(), message); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
+			b.ReportMetric(float64(b.N)/float64(frames.Load()), "msgs/frame")
+		})
+	}
+}
+
+// BenchmarkConsume handles and settles messages of 256 bytes over a Unix socket, 256 in flight.
+func BenchmarkConsume(b *testing.B) {
+	const inFlight = 256
+	broker, c := benchClient(b)
+	broker.inFlight = inFlight
+	freed := make(chan int, 1<<16)
+	broker.settle = func(r *brokerv1.SettleRequest) (*brokerv1.SettleResponse, error) {
+		<-broker.settled
+		freed <- len(r.GetAcks()) / tokenBytes
+		return nil, nil
+	}
+	w := NewWorker(c)
+	s := stringSubscription
+	s.Topic, s.RPC = "blobs", "test.Consumer/blobs"
+	Handle(w, s, func(context.Context, *wrapperspb.BytesValue) error { return nil })
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	k := <-broker.consumers
+	payload, _ := proto.Marshal(wrapperspb.Bytes(make([]byte, 256)))
+	record, _ := proto.Marshal(&brokerv1.RecordSet{Records: []*brokerv1.Record{{Key: []byte("SFO"), Payload: payload}}})
+	b.ReportAllocs()
+	b.ResetTimer()
+	credit, sent, settled := inFlight, 0, 0
+	for settled < b.N {
+		if n := min(credit, b.N-sent); n > 0 {
+			slice := &brokerv1.Slice{}
+			for range n {
+				slice.Offsets = append(slice.Offsets, int64(sent))
+				slice.Tokens = append(slice.Tokens, token(int64(sent))...)
+				slice.Records = append(slice.Records, record...)
+				sent++
+			}
+			credit -= n
+			if err := k.deliverSlice(slice); err != nil {
+				b.Fatal(err)
+			}
+		}
+		n := <-freed
+		credit += n
+		settled += n
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
+	b.StopTimer()
+	cancel()
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
+}

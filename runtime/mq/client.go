@@ -1,0 +1,67 @@
+package mq
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
+)
+
+// Client is a connection to one sidecar, shared by publishers and workers. It is safe for concurrent use.
+type Client struct {
+	broker brokerv1connect.BrokerServiceClient
+	name   string
+	log    *slog.Logger
+
+	// The client's life, in which its goroutine runs and its connections are open.
+	ctx context.Context
+	end context.CancelCauseFunc
+
+	encodings sync.Pool // of *[]byte, each used by one Publish call at a time
+
+	pipeline  *pipeline
+	pipelines sync.WaitGroup
+
+	topics struct {
+		sync.Mutex
+		byName map[topicKey]*topic
+	}
+}
+
+func newClient(
+	life context.Context,
+	end context.CancelCauseFunc,
+	broker brokerv1connect.BrokerServiceClient,
+	options clientOptions,
+) *Client {
+	c := &Client{broker: broker, name: options.name, log: options.logger, ctx: life, end: end}
+	c.encodings.New = func() any { return new([]byte) }
+	c.topics.byName = make(map[topicKey]*topic)
+	c.pipeline = newPipeline(c)
+	c.pipelines.Go(func() { c.pipeline.run(life) })
+	return c
+}
+
+// Close ends the client: publishes in progress return [ErrClosed], and workers' Run returns it. To lose nothing, stop workers
+// and wait for publishes first. Close waits for what the client started and may be called more than once.
+func (c *Client) Close() error {
+	c.end(ErrClosed)
+	c.pipelines.Wait()
+	return nil
+}
+
+// topic returns the client's one state for a topic, whoever publishes to it.
+func (c *Client) topic(name string, message protoreflect.MessageDescriptor) *topic {
+	key := topicKey{name, message.FullName()}
+	c.topics.Lock()
+	defer c.topics.Unlock()
+	t := c.topics.byName[key]
+	if t == nil {
+		t = newTopicState(name, message)
+		c.topics.byName[key] = t
+	}
+	return t
+}

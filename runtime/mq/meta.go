@@ -1,0 +1,57 @@
+package mq
+
+import (
+	"context"
+	"iter"
+	"strconv"
+	"time"
+)
+
+// Meta is what a handler can know of a message besides its content.
+type Meta struct {
+	// ID is the message's own id, or "<partition>-<offset>".
+	ID    string
+	Topic string
+	Group string
+	// Key must not be modified.
+	Key       []byte
+	Partition uint32
+	Offset    int64
+	// Attempt counts deliveries whose outcome was an error, this one included, from 1.
+	Attempt uint32
+	// Deadline is when the handler's context ends and the attempt counts as failed.
+	Deadline time.Time
+	// Published is when the message became durable, by the sidecar's clock.
+	Published time.Time
+
+	record received
+}
+
+// Header returns the value of the header of that name, and whether the message has it.
+func (m Meta) Header(name string) (string, bool) {
+	for n, value := range m.record.headers() {
+		if n == name {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// Headers yields the names and values of the message's headers.
+func (m Meta) Headers() iter.Seq2[string, string] { return m.record.headers() }
+
+// MetaFrom returns what is known of the message that the handler with this context, or a context derived from it, handles.
+// Elsewhere it is the zero Meta.
+func MetaFrom(ctx context.Context) Meta {
+	if m, ok := ctx.Value(metaKey{}).(*Meta); ok {
+		return *m
+	}
+	return Meta{}
+}
+
+type metaKey struct{}
+
+// place is the id of a message that has none of its own.
+func place(partition uint32, offset int64) string {
+	return strconv.FormatUint(uint64(partition), 10) + "-" + strconv.FormatInt(offset, 10)
+}

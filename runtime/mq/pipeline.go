@@ -1,0 +1,456 @@
+package mq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"connectrpc.com/connect"
+
+	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
+)
+
+// Bounds of what waits to be sent. Beyond them Publish waits for space.
+const (
+	maxQueuedBytes   = 16 << 20
+	maxQueuedRecords = 65_536
+)
+
+// pipeline carries the records of all publishers of a client to the sidecar, on one stream, one frame at a time: what
+// arrives while a frame is on its way becomes the next. There is no timer, so a lone record leaves at once, and under load
+// frames grow by themselves.
+//
+// One frame at a time is also what keeps order. Were a second frame sent before the first is answered, and the first then
+// lost, sending the first again would place it behind the second.
+type pipeline struct {
+	client *Client
+	work   chan struct{} // of capacity 1: frames may have grown
+
+	mu struct {
+		sync.Mutex
+		frames  []*frame // the last one is open
+		spare   *frame   // done with, for reuse
+		bytes   int
+		records int
+		space   chan struct{} // closed and replaced when frames get shorter
+		closed  bool
+		trouble error // why the last attempt to send did not succeed; nil after one that did
+	}
+
+	// What follows belongs to the goroutine in run.
+	stream   *connect.BidiStreamForClient[brokerv1.PublishStreamRequest, brokerv1.PublishStreamResponse]
+	hangUp   context.CancelFunc
+	declared map[*topic]bool // since the last stream broke; the sidecar at the end of the next may be a new one
+	sequence uint64
+}
+
+func newPipeline(c *Client) *pipeline {
+	p := &pipeline{client: c, work: make(chan struct{}, 1), declared: make(map[*topic]bool)}
+	p.mu.space = make(chan struct{})
+	return p
+}
+
+// publish queues an encoded record and waits for its answer. It does not keep encoded.
+func (p *pipeline) publish(ctx context.Context, t *topic, encoded []byte, id string) (Receipt, error) {
+	if n := len(encoded) + len(t.name) + batchOverhead; n > maxFrameBytes {
+		return Receipt{}, messageTooLarge(n, maxFrameBytes)
+	}
+	e := &entry{id: id, answer: make(chan answer, 1)}
+	if err := p.enqueue(ctx, t, e, encoded); err != nil {
+		return Receipt{}, err
+	}
+	select {
+	case a := <-e.answer:
+		return a.receipt, a.err
+	case <-ctx.Done():
+		return p.abandon(ctx, e)
+	}
+}
+
+func (p *pipeline) enqueue(ctx context.Context, t *topic, e *entry, encoded []byte) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		space, err := p.offer(t, e, encoded)
+		if err != nil {
+			return err
+		}
+		if space == nil {
+			return nil
+		}
+		select {
+		case <-space:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// offer queues the record, or returns a channel that closes when there may be space for it.
+func (p *pipeline) offer(t *topic, e *entry, encoded []byte) (space <-chan struct{}, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.closed {
+		return nil, ErrClosed
+	}
+	if p.mu.records == maxQueuedRecords || (p.mu.bytes > 0 && p.mu.bytes+len(encoded) > maxQueuedBytes) {
+		return p.mu.space, nil
+	}
+	last := len(p.mu.frames) - 1
+	if last < 0 || !p.mu.frames[last].fits(t, len(encoded)) {
+		f := p.mu.spare
+		if p.mu.spare = nil; f == nil {
+			f = newFrame()
+		}
+		p.mu.frames = append(p.mu.frames, f)
+		last++
+	}
+	p.mu.frames[last].add(t, e, encoded)
+	p.mu.bytes += len(encoded)
+	p.mu.records++
+	select {
+	case p.work <- struct{}{}:
+	default:
+	}
+	return nil, nil
+}
+
+// abandon is the end of a call whose context ended before the answer. The pipeline will not send its record from now on.
+func (p *pipeline) abandon(ctx context.Context, e *entry) (Receipt, error) {
+	p.mu.Lock()
+	state, trouble := e.state, p.mu.trouble
+	if state != answered {
+		e.state = abandoned
+	}
+	p.mu.Unlock()
+	if state == answered {
+		a := <-e.answer
+		return a.receipt, a.err
+	}
+	err := ctx.Err()
+	if state == sent {
+		err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+	if trouble != nil {
+		err = fmt.Errorf("%w (the sidecar's last answer: %v)", err, trouble)
+	}
+	return Receipt{}, err
+}
+
+// run sends frames until ctx ends, then answers what is left with ErrClosed.
+func (p *pipeline) run(ctx context.Context) {
+	defer p.shut()
+	for ctx.Err() == nil {
+		f := p.next()
+		if f == nil {
+			select {
+			case <-p.work:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		p.deliver(ctx, f)
+		p.recycle(f)
+	}
+}
+
+// next takes the oldest frame, or nil if nothing is queued.
+func (p *pipeline) next() *frame {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.mu.frames) == 0 {
+		return nil
+	}
+	f := p.mu.frames[0]
+	p.mu.frames = slices.Delete(p.mu.frames, 0, 1)
+	p.mu.records -= f.records
+	for _, b := range f.batches {
+		p.mu.bytes -= len(b.records)
+	}
+	close(p.mu.space)
+	p.mu.space = make(chan struct{})
+	return f
+}
+
+// Bounds of what an idle client keeps for its next frame.
+const (
+	maxSpareBytes  = 1 << 20
+	maxSpareTopics = 16
+)
+
+// recycle keeps a frame that was answered in full. The memory of its records was copied from the callers and is sent from
+// this goroutine only, so no abandoned call can refer to it.
+func (p *pipeline) recycle(f *frame) {
+	f.batches, f.bytes, f.records = f.batches[:0], 0, 0
+	memory := 0
+	for t, b := range f.byTopic {
+		memory += cap(b.records)
+		if memory > maxSpareBytes || len(f.batches) == maxSpareTopics {
+			delete(f.byTopic, t)
+			continue
+		}
+		clear(b.entries[:cap(b.entries)])
+		*b = batch{topic: t, records: b.records[:0], entries: b.entries[:0]}
+		f.batches = append(f.batches, b)
+		f.bytes += b.size()
+	}
+	p.mu.Lock()
+	p.mu.spare = f
+	p.mu.Unlock()
+}
+
+// deliver sends a frame until each of its entries is answered or abandoned, or ctx ends.
+func (p *pipeline) deliver(ctx context.Context, f *frame) {
+	var pause backoff
+	for ctx.Err() == nil && p.live(f) {
+		err := p.attempt(ctx, f)
+		p.note(err)
+		if err == nil {
+			pause.reset()
+			continue
+		}
+		if pause.loud() {
+			p.client.log.Warn("cannot publish at the moment, trying again", "failures", pause.failures+1, "error", err)
+		}
+		if !pause.wait(ctx) {
+			break
+		}
+	}
+	for _, b := range f.batches {
+		p.refuse(b, ErrClosed)
+	}
+	f.batches = f.batches[:0]
+}
+
+// live drops what was abandoned and reports whether anything is left.
+func (p *pipeline) live(f *frame) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range f.batches {
+		b.drop()
+	}
+	f.batches = slices.DeleteFunc(f.batches, func(b *batch) bool { return len(b.entries) == 0 })
+	return len(f.batches) > 0
+}
+
+// note remembers why publishing does not work at the moment, for the errors of calls that give up.
+func (p *pipeline) note(err error) {
+	p.mu.Lock()
+	p.mu.trouble = err
+	p.mu.Unlock()
+}
+
+// attempt sends the frame once. Batches that are answered leave the frame; an error means that those left are to be sent
+// again after a pause.
+func (p *pipeline) attempt(ctx context.Context, f *frame) error {
+	if err := p.declare(ctx, f); err != nil {
+		return err
+	}
+	batches := p.launch(f)
+	if len(batches) == 0 {
+		return nil
+	}
+	p.connect(ctx)
+	response, err := p.exchange(batches)
+	if err != nil {
+		p.disconnect()
+		err = fromCall(err)
+		if ctx.Err() != nil || transient(err) {
+			return err
+		}
+		for _, b := range batches {
+			p.refuse(b, err)
+		}
+		f.batches = slices.Delete(f.batches, 0, len(batches))
+		return nil
+	}
+	return p.resolve(f, batches, response)
+}
+
+func (p *pipeline) connect(ctx context.Context) {
+	if p.stream != nil {
+		return
+	}
+	ctx, p.hangUp = context.WithCancel(ctx)
+	stream := p.client.broker.PublishStream(ctx)
+	p.stream = stream
+	// While the request is open, the transport waits for more of it and does not look at the context: Receive would go on
+	// waiting. Closing the request may overlap any other use of the stream.
+	context.AfterFunc(ctx, func() { _ = stream.CloseRequest() })
+}
+
+func (p *pipeline) disconnect() {
+	if p.stream == nil {
+		return
+	}
+	p.hangUp()
+	_ = p.stream.CloseRequest()
+	_ = p.stream.CloseResponse()
+	p.stream = nil
+	clear(p.declared)
+}
+
+// declare declares the frame's topics that were not declared since the last stream broke. It refuses the batches of a
+// topic that the sidecar refuses.
+func (p *pipeline) declare(ctx context.Context, f *frame) error {
+	for i := 0; i < len(f.batches); {
+		b := f.batches[i]
+		if !p.declared[b.topic] {
+			err := p.client.declareTopic(ctx, b.topic)
+			if err != nil && (ctx.Err() != nil || transient(err)) {
+				return err
+			}
+			if err != nil {
+				p.refuse(b, err)
+				f.batches = slices.Delete(f.batches, i, i+1)
+				continue
+			}
+			p.declared[b.topic] = true
+		}
+		i++
+	}
+	return nil
+}
+
+// launch chooses the batches of the next frame on the wire and marks their entries: from here on the outcome of those who
+// give up is unknown.
+func (p *pipeline) launch(f *frame) []*batch {
+	if !p.live(f) {
+		return nil
+	}
+	head := f.head()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range head {
+		for _, e := range b.entries {
+			if e.state == queued {
+				e.state = sent
+			}
+		}
+	}
+	return head
+}
+
+// exchange sends one frame and waits for its answer.
+func (p *pipeline) exchange(batches []*batch) (*brokerv1.PublishStreamResponse, error) {
+	p.sequence++
+	if err := p.stream.Send(request(p.sequence, batches)); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	// After an EOF the sidecar ended the stream, and Receive says why.
+	return p.stream.Receive()
+}
+
+// resolve hands the results of a frame to its callers and removes from f the batches that are done.
+func (p *pipeline) resolve(f *frame, batches []*batch, response *brokerv1.PublishStreamResponse) error {
+	if response.GetSequence() != p.sequence || len(response.GetResults()) != len(batches) {
+		p.disconnect()
+		for _, b := range batches {
+			p.refuse(b, fmt.Errorf("%w: the sidecar's answer does not match the frame", ErrUnknownOutcome))
+		}
+		f.batches = slices.Delete(f.batches, 0, len(batches))
+		return nil
+	}
+	var left []*batch
+	var later error
+	for i, b := range batches {
+		result := response.GetResults()[i]
+		if result.GetRefusal() == nil {
+			p.accept(b, result)
+			continue
+		}
+		refused := fromRefusal(result.GetRefusal())
+		switch {
+		case transient(refused):
+			left = append(left, b)
+			later = refused
+		case undeclared(refused) && !b.redeclared:
+			// The sidecar was replaced after the declaration and before the stream was opened.
+			b.redeclared = true
+			delete(p.declared, b.topic)
+			left = append(left, b)
+		case len(b.entries) > 1 && concernsOneRecord(refused):
+			first, second := b.split()
+			left = append(left, first, second)
+		default:
+			p.refuse(b, refused)
+		}
+	}
+	f.batches = append(left, f.batches[len(batches):]...)
+	return later
+}
+
+// concernsOneRecord reports whether a batch may have been refused for one of its records. Then it is sent again in halves,
+// until the refusal falls on the call that caused it and on no other.
+func concernsOneRecord(e *Error) bool {
+	switch e.Code {
+	case connect.CodeInvalidArgument, connect.CodeAlreadyExists, connect.CodeOutOfRange:
+		return true
+	case connect.CodeResourceExhausted:
+		return errors.Is(e, ErrTooLarge)
+	default:
+		return false
+	}
+}
+
+// accept answers each entry with its receipt.
+func (p *pipeline) accept(b *batch, result *brokerv1.BatchResult) {
+	partitions, offsets := result.GetPartitions(), result.GetOffsets()
+	if len(partitions) != len(b.entries) || len(offsets) != len(b.entries) {
+		p.refuse(b, fmt.Errorf("%w: the sidecar's answer does not match the batch", ErrUnknownOutcome))
+		return
+	}
+	p.answer(b, func(i int, e *entry) answer {
+		id := e.id
+		if id == "" {
+			id = place(partitions[i], offsets[i])
+		}
+		return answer{receipt: Receipt{ID: id, Topic: b.topic.name, Partition: partitions[i], Offset: offsets[i]}}
+	})
+}
+
+// refuse answers each entry with the error. With ErrClosed, the outcome of what was on its way is unknown as well.
+func (p *pipeline) refuse(b *batch, err error) {
+	unknown := err
+	if err == ErrClosed {
+		unknown = fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrClosed)
+	}
+	p.answer(b, func(_ int, e *entry) answer {
+		if e.state == sent {
+			return answer{err: unknown}
+		}
+		return answer{err: err}
+	})
+}
+
+// answer gives each entry that still waits what of makes of it. The channels have room: nothing blocks under the lock.
+func (p *pipeline) answer(b *batch, of func(int, *entry) answer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, e := range b.entries {
+		if e.state == abandoned {
+			continue
+		}
+		a := of(i, e)
+		e.state = answered
+		e.answer <- a
+	}
+}
+
+// shut refuses what is queued and everything later.
+func (p *pipeline) shut() {
+	p.disconnect()
+	p.mu.Lock()
+	frames := p.mu.frames
+	p.mu.frames, p.mu.closed = nil, true
+	close(p.mu.space) // whoever waits for space finds the pipeline closed
+	p.mu.Unlock()
+	for _, f := range frames {
+		for _, b := range f.batches {
+			p.refuse(b, ErrClosed)
+		}
+	}
+}
