@@ -1,0 +1,95 @@
+package model
+
+import (
+	"google.golang.org/protobuf/compiler/protogen"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/typedmq/typedmq/internal/topic"
+)
+
+// service adds what a service becomes, which is nothing for a service without a role and for one without rpcs.
+func (b *builder) service(f *fileBuilder, s *protogen.Service) {
+	publisher := &Publisher{
+		Service:     string(s.Desc.FullName()),
+		Interface:   s.GoName + "Publisher",
+		Constructor: "New" + s.GoName + "Publisher",
+		Struct:      unexported(s.GoName) + "Publisher",
+		Comment:     s.Comments.Leading,
+		Deprecated:  s.Desc.Options().(*descriptorpb.ServiceOptions).GetDeprecated(),
+	}
+	consumer := &Consumer{
+		Service:    publisher.Service,
+		Interface:  s.GoName + "Consumer",
+		Register:   "Register" + s.GoName + "Consumer",
+		Comment:    publisher.Comment,
+		Deprecated: publisher.Deprecated,
+	}
+	methods := map[string]*protogen.Method{}
+	for _, m := range s.Methods {
+		rpc := string(s.Desc.FullName()) + "/" + string(m.Desc.Name())
+		publication, subscription := b.publications[rpc], b.subscriptions[rpc]
+		if publication == nil && subscription == nil {
+			continue
+		}
+		if first := methods[m.GoName]; first != nil {
+			b.faults = append(b.faults, topic.At(m.Desc, badGoName, "rpc %s becomes %s in Go, as rpc %s does; rename one of the two",
+				m.Desc.Name(), m.GoName, first.Desc.Name()))
+		}
+		methods[m.GoName] = m
+		deprecated := m.Desc.Options().(*descriptorpb.MethodOptions).GetDeprecated()
+		if publication != nil {
+			b.refusePublication(m, publication)
+			t := b.reference(f, publication.Topic)
+			if t.Func == "" {
+				t = b.definition(f, publication.Topic)
+			}
+			publisher.Methods = append(publisher.Methods, PublisherMethod{
+				Name: m.GoName, Field: unexported(m.GoName), Comment: m.Comments.Leading, Deprecated: deprecated, Topic: t,
+			})
+			continue
+		}
+		b.refuseSubscription(m, subscription)
+		consumer.Group = subscription.Group
+		consumer.Methods = append(consumer.Methods, ConsumerMethod{
+			Name: m.GoName, RPC: rpc, Comment: m.Comments.Leading, Deprecated: deprecated, Topic: b.reference(f, subscription.Topic),
+		})
+	}
+	if len(publisher.Methods) > 0 {
+		f.imports.standard("context", contextPath)
+		b.declare(f, publisher.Interface, s.Desc)
+		b.declare(f, publisher.Constructor, s.Desc)
+		b.declare(f, publisher.Struct, s.Desc)
+		f.out.Publishers = append(f.out.Publishers, publisher)
+	}
+	if len(consumer.Methods) > 0 {
+		f.imports.standard("context", contextPath)
+		b.declare(f, consumer.Interface, s.Desc)
+		b.declare(f, consumer.Register, s.Desc)
+		consumer.Descriptor = f.imports.qualify(f.source.GoPackageName, f.source.GoDescriptorIdent)
+		f.out.Consumers = append(f.out.Consumers, consumer)
+	}
+}
+
+// refusePublication finds annotations that this version would have to ignore.
+func (b *builder) refusePublication(m *protogen.Method, p *topic.Publication) {
+	if p.Delay != 0 {
+		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has a delay, which this version of protoc-gen-mq does not generate; "+
+			"remove delay from (mq.v1.publish)", m.Desc.Name()))
+	}
+	if p.TTL != 0 {
+		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has a ttl, which this version of protoc-gen-mq does not generate; "+
+			"remove ttl from (mq.v1.publish)", m.Desc.Name()))
+	}
+}
+
+// refuseSubscription finds handlers that this version does not generate.
+func (b *builder) refuseSubscription(m *protogen.Method, s *topic.Subscription) {
+	if s.Batch != nil {
+		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has a batch handler; this version of protoc-gen-mq generates "+
+			"HANDLER_STYLE_SIMPLE handlers only: remove batch", m.Desc.Name()))
+	}
+	if s.Handler != topic.HandlerSimple {
+		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has handler HANDLER_STYLE_DELIVERY; this version of protoc-gen-mq "+
+			"generates HANDLER_STYLE_SIMPLE handlers only: remove handler", m.Desc.Name()))
+	}
+}
