@@ -2,14 +2,21 @@ package dispatch
 
 import (
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
 
 // TestRandomEvents runs random conversations, with owners that die at any moment, against a model that knows only the promises: a message is
 // leased to one at a time and in order of its key, attempts are counted and bounded, and in the end each message is settled exactly once.
+// SEEDS in the environment says how many conversations, 100 if it is not set.
 func TestRandomEvents(t *testing.T) {
-	for seed := range uint64(100) {
+	seeds := uint64(100)
+	if s, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
+		seeds = s
+	}
+	for seed := range seeds {
 		t.Run("", func(t *testing.T) {
 			runRandom(t, seed)
 			if t.Failed() {
@@ -21,7 +28,6 @@ func TestRandomEvents(t *testing.T) {
 
 // model is what must be true whatever happens.
 type model struct {
-	key      []uint64
 	settled  map[Offset]bool
 	buried   map[Offset]int
 	attempts map[Offset]uint32

@@ -1,0 +1,209 @@
+// Package broker is the shell around dispatch: it owns the clock, the goroutines and the storage that the pure core does without.
+//
+// Each (group, topic, partition) that this sidecar owns has one goroutine, a shard. Everything that concerns the partition reaches it as
+// a call; it takes all there is, steps the machine, makes the resulting state durable in one commit, and only then sends deliveries and
+// answers callers. Publishing goes past the shards straight to the log; a shard learns of new messages from the engine.
+//
+// The package knows topics, groups and sessions. It does not know the wire (package server) nor any concrete engine or cluster.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/cluster"
+	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+// Clock is where the time comes from.
+type Clock interface {
+	// Now has a monotonic reading unless the clock is a test's.
+	Now() time.Time
+	// AfterFunc calls f in its own goroutine after d. stop prevents that if it is not too late.
+	AfterFunc(d time.Duration, f func()) (stop func() bool)
+}
+
+// Options are the parts and bounds of a Broker. Engine, Cluster, Clock and Logger are required.
+type Options struct {
+	Engine  engine.Engine
+	Cluster cluster.Cluster
+	Clock   Clock
+	Logger  *slog.Logger
+	Limits  Limits
+}
+
+// Limits bound what the broker takes and holds.
+type Limits struct {
+	// MessageBytes bounds a payload, whatever its topic allows.
+	MessageBytes int
+	// KeyBytes bounds a key.
+	KeyBytes int
+	// Headers and HeaderBytes bound the headers of a message, names and values together.
+	Headers, HeaderBytes int
+	// Lookahead bounds the messages of a partition that are read ahead for a group.
+	Lookahead int
+	// Unsettled bounds the messages of a partition that are known and not settled in a group.
+	Unsettled int
+}
+
+// DefaultLimits are the limits of a sidecar that was not told otherwise.
+func DefaultLimits() Limits {
+	return Limits{MessageBytes: 1 << 20, KeyBytes: 1 << 10, Headers: 64, HeaderBytes: 32 << 10, Lookahead: 1024, Unsettled: 200_000}
+}
+
+// Broker is a sidecar's topics, groups and consumers. It is safe for concurrent use.
+type Broker struct {
+	engine  engine.Engine
+	cluster cluster.Cluster
+	clock   Clock
+	log     *slog.Logger
+	limits  Limits
+	origin  time.Time // of the monotonic clock that dispatch sees
+	seed    maphash.Seed
+
+	catalogue *catalogue
+	claims    *claims
+	lastID    atomic.Uint64 // of sessions
+	draining  atomic.Bool
+
+	running context.Context // of the shards; ends with stop. Kept because groups are born long after New.
+	stop    context.CancelFunc
+	work    sync.WaitGroup
+
+	mu struct {
+		sync.RWMutex
+		topics map[string]*topicState // by name and alias
+		groups map[groupKey]*group
+		closed bool
+	}
+}
+
+// New loads the catalogue and starts to own the shards of every declared group. It returns when publishing and consuming can begin.
+func New(ctx context.Context, o Options) (*Broker, error) {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	b := &Broker{
+		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits,
+		origin: o.Clock.Now(), seed: maphash.MakeSeed(), running: running, stop: stop,
+	}
+	b.mu.topics = make(map[string]*topicState)
+	b.mu.groups = make(map[groupKey]*group)
+	b.claims = newClaims(o.Cluster)
+	b.catalogue = newCatalogue(o.Engine, b.claims, o.Clock)
+	if err := b.catalogue.open(ctx); err != nil {
+		stop()
+		return nil, fmt.Errorf("open the catalogue: %w", err)
+	}
+	if err := b.adopt(b.catalogue.all()); err != nil {
+		stop()
+		b.work.Wait()
+		return nil, err
+	}
+	for _, g := range b.allGroups() {
+		g.await(ctx)
+	}
+	b.work.Go(func() { b.retain(running) })
+	return b, nil
+}
+
+// Drain tells every consumer that nothing more will be leased, and waits until they have settled what they hold or ctx is done.
+// Publishing goes on.
+func (b *Broker) Drain(ctx context.Context) {
+	b.draining.Store(true)
+	for _, g := range b.allGroups() {
+		for _, s := range g.allSessions() {
+			s.drain()
+		}
+	}
+	for _, g := range b.allGroups() {
+		for _, s := range g.allSessions() {
+			select {
+			case <-s.gone:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// Draining tells whether Drain or Close was called.
+func (b *Broker) Draining() bool { return b.draining.Load() }
+
+// Close stops all work: leases that are left are released without using an attempt, state is saved, ownership is given up. The engine and
+// the cluster stay open: they are their opener's.
+func (b *Broker) Close(ctx context.Context) error {
+	b.draining.Store(true)
+	b.mu.Lock()
+	if b.mu.closed {
+		b.mu.Unlock()
+		return nil
+	}
+	b.mu.closed = true
+	b.mu.Unlock()
+	for _, g := range b.allGroups() {
+		for _, s := range g.allSessions() {
+			s.end(fail(Draining, "", "the sidecar is shutting down"))
+		}
+	}
+	b.stop()
+	done := make(chan struct{})
+	go func() { b.work.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("close the broker: %w", ctx.Err())
+	}
+	return errors.Join(b.claims.releaseAll(ctx))
+}
+
+// now is the clock as dispatch sees it.
+func (b *Broker) now() dispatch.Instant { return dispatch.Instant(b.clock.Now().Sub(b.origin)) }
+
+func (b *Broker) topic(name string) (*topicState, *Error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	t := b.mu.topics[name]
+	if t == nil {
+		return nil, fail(TopicUnknown, "topic", "topic %q is unknown: declare it first", clip(name)).with("topic", clip(name))
+	}
+	return t, nil
+}
+
+func (b *Broker) group(name, topicName string) (*group, *Error) {
+	t, err := b.topic(topicName)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	g := b.mu.groups[groupKey{name, t.decl.Name}]
+	if g == nil {
+		return nil, fail(GroupUnknown, "group", "group %q has no subscription to topic %q: declare it first", clip(name), t.decl.Name).
+			with("group", clip(name)).with("topic", t.decl.Name)
+	}
+	return g, nil
+}
+
+func (b *Broker) allGroups() []*group {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	all := make([]*group, 0, len(b.mu.groups))
+	for _, g := range b.mu.groups {
+		all = append(all, g)
+	}
+	return all
+}
+
+// clip bounds a name that came from outside before it is printed.
+func clip(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}

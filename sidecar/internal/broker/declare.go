@@ -1,0 +1,368 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/typedmq/typedmq/internal/filter"
+	"github.com/typedmq/typedmq/internal/topic"
+	storagev1 "github.com/typedmq/typedmq/schemas/gen/mq/storage/v1"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/schema"
+)
+
+// topicState is a declared topic. It is replaced as a whole when it is declared with newer descriptors.
+type topicState struct {
+	id    engine.TopicID
+	decl  *topic.Topic
+	codec *schema.Codec
+	set   *schema.Set
+}
+
+// subscriptionState is a group's interest in a topic, with its filter ready. It is replaced as a whole when the policy changes.
+type subscriptionState struct {
+	decl   *topic.Subscription
+	codec  *schema.Codec // of the consumer's own descriptors
+	filter *filter.Filter
+	starts []int64 // first offset of each partition
+}
+
+// Declaration asks for topics, by the full names of their messages, and subscriptions, by their rpcs.
+type Declaration struct {
+	Hash          []byte
+	Descriptors   *descriptorpb.FileDescriptorSet // nil: known by Hash
+	Topics        []string
+	Subscriptions []string
+}
+
+// Declared is what is in force now.
+type Declared struct {
+	NeedDescriptors bool
+	Topics          []*topic.Topic
+	Subscriptions   []*topic.Subscription
+}
+
+// Declare registers topics and subscriptions. Declaring what is declared changes nothing; another policy of a subscription takes its place.
+// Nothing is registered if anything is refused.
+func (b *Broker) Declare(ctx context.Context, d Declaration) (Declared, error) {
+	set, known := b.catalogue.set(d.Hash)
+	if d.Descriptors == nil && !known {
+		if len(d.Hash) == 0 {
+			return Declared{}, fail(DescriptorsMissing, "descriptors", "a declaration needs descriptors or the hash of known ones")
+		}
+		return Declared{NeedDescriptors: true}, nil
+	}
+	if d.Descriptors != nil {
+		var err error
+		if set, err = schema.Parse(d.Descriptors); err != nil {
+			return Declared{}, Refusal(err)
+		}
+	}
+	declared, err := b.register(ctx, set, d)
+	for _, s := range declared.Subscriptions { // so that what is declared can be consumed at once
+		if g, refused := b.group(s.Group, s.Topic.Name); refused == nil {
+			g.await(ctx)
+		}
+	}
+	return declared, err
+}
+
+// register makes a declaration durable and lets it take effect.
+func (b *Broker) register(ctx context.Context, set *schema.Set, d Declaration) (Declared, error) {
+	c := b.catalogue
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	plan := declaring{broker: b, set: set, topics: make(map[string]*storagev1.Topic)}
+	for _, message := range d.Topics {
+		if err := plan.topic(message); err != nil {
+			return Declared{}, err
+		}
+	}
+	for _, rpc := range d.Subscriptions {
+		if err := plan.subscription(ctx, rpc); err != nil {
+			return Declared{}, err
+		}
+	}
+	if err := plan.commit(ctx); err != nil {
+		return Declared{}, Refusal(err)
+	}
+	return plan.declared, nil
+}
+
+// declaring gathers what one declaration changes. The catalogue is locked.
+type declaring struct {
+	broker   *Broker
+	set      *schema.Set
+	declared Declared
+
+	topics        map[string]*storagev1.Topic // new or newer, by name
+	subscriptions []*storagev1.Subscription
+}
+
+// topic adds a topic that its publisher declares.
+func (p *declaring) topic(message string) error {
+	t, ok := p.set.Topic(message)
+	if !ok {
+		return fail(MessageUnknown, "topics", "the descriptors have no topic of message %q", clip(message)).with("message", clip(message))
+	}
+	return p.add(t, true)
+}
+
+// add registers a topic unless it is there. The declaration of a publisher wins over an older one; that of a consumer only
+// fills the gap.
+func (p *declaring) add(t *topic.Topic, publisher bool) error {
+	if err := unsupported(t); err != nil {
+		return err
+	}
+	c := p.broker.catalogue
+	have := c.mu.topics[t.Name]
+	if have != nil {
+		old, err := p.broker.resolveLocked(have)
+		if err != nil {
+			return err
+		}
+		if diff := topic.Incompatible(old.decl, t); diff != nil {
+			return fail(TopicIncompatible, "topics", "topic %q is declared otherwise already: %v", t.Name, diff).
+				with("topic", t.Name).with("difference", diff.What).with("old", diff.Old).with("new", diff.New)
+		}
+	}
+	p.declared.Topics = append(p.declared.Topics, t)
+	switch {
+	case have == nil:
+		p.topics[t.Name] = &storagev1.Topic{
+			Name: t.Name, Message: string(t.Message.FullName()), DescriptorsHash: p.set.Hash[:], CreatedMs: p.broker.clock.Now().UnixMilli(),
+		}
+	case publisher && string(have.GetDescriptorsHash()) != string(p.set.Hash[:]):
+		p.topics[t.Name] = &storagev1.Topic{
+			Id: have.GetId(), Name: t.Name, Message: have.GetMessage(), DescriptorsHash: p.set.Hash[:], CreatedMs: have.GetCreatedMs(),
+		}
+	}
+	return nil
+}
+
+// unsupported refuses what the annotations can say and this version does not do: better than to ignore it.
+func unsupported(t *topic.Topic) error {
+	for _, o := range []struct {
+		set  bool
+		name string
+	}{
+		{t.Dedupe.Window > 0 || t.Dedupe.ID != nil, "dedupe"}, {t.PriorityLevels > 1 || t.Priority != nil, "priority_levels"},
+		{t.DeliverAt != nil, "deliver_at"}, {t.TTL > 0, "ttl"}, {t.RetentionBytes > 0, "retention_bytes"},
+	} {
+		if o.set {
+			return fail(UnsupportedOption, "topics", "topic %q: this version of the sidecar does not support %s", t.Name, o.name).with("option", o.name)
+		}
+	}
+	return nil
+}
+
+func unsupportedPolicy(s *topic.Subscription) error {
+	for _, o := range []struct {
+		set  bool
+		name string
+	}{
+		{s.Batch != nil, "batch"}, {s.DeadLetter.HoldKey, "dead_letter.hold_key"}, {s.DeadLetter.Retention > 0, "dead_letter.retention"},
+		{s.DeadLetterExpired, "dead_letter_expired"},
+	} {
+		if o.set {
+			return fail(UnsupportedOption, "subscriptions", "subscription %q: this version of the sidecar does not support %s", s.RPC, o.name).
+				with("option", o.name)
+		}
+	}
+	return nil
+}
+
+// subscription adds a group's interest in a topic.
+func (p *declaring) subscription(ctx context.Context, rpc string) error {
+	s, ok := p.set.Subscription(rpc)
+	if !ok {
+		return fail(RPCUnknown, "subscriptions", "the descriptors have no consumer rpc %q", clip(rpc)).with("rpc", clip(rpc))
+	}
+	if err := unsupportedPolicy(s); err != nil {
+		return err
+	}
+	if err := p.add(s.Topic, false); err != nil {
+		return err
+	}
+	c := p.broker.catalogue
+	if s.Topic.Delivery == topic.Queue {
+		for k := range c.mu.subscriptions {
+			if k.topic == s.Topic.Name && k.group != s.Group {
+				return fail(QueueHasGroup, "subscriptions", "topic %q is a queue and belongs to group %q", k.topic, k.group).
+					with("topic", k.topic).with("group", k.group)
+			}
+		}
+	}
+	p.declared.Subscriptions = append(p.declared.Subscriptions, s)
+	have := c.mu.subscriptions[groupKey{s.Group, s.Topic.Name}]
+	if have != nil && have.GetRpc() == rpc && string(have.GetDescriptorsHash()) == string(p.set.Hash[:]) {
+		return nil
+	}
+	entry := &storagev1.Subscription{Group: s.Group, Topic: s.Topic.Name, Rpc: rpc, DescriptorsHash: p.set.Hash[:]}
+	if have != nil {
+		entry.CreatedMs, entry.StartOffsets = have.GetCreatedMs(), have.GetStartOffsets()
+	} else {
+		entry.CreatedMs = p.broker.clock.Now().UnixMilli()
+		var err error
+		if entry.StartOffsets, err = p.starts(ctx, s); err != nil {
+			return Refusal(err)
+		}
+	}
+	p.subscriptions = append(p.subscriptions, entry)
+	return nil
+}
+
+// starts is where a new group begins in each partition.
+func (p *declaring) starts(ctx context.Context, s *topic.Subscription) ([]int64, error) {
+	starts := make([]int64, s.Topic.Partitions)
+	have := p.broker.catalogue.mu.topics[s.Topic.Name]
+	if have == nil || s.StartFrom == topic.Earliest {
+		return starts, nil
+	}
+	for i := range starts {
+		bounds, err := p.broker.engine.Bounds(ctx, engine.LogID{Topic: engine.TopicID(have.GetId()), Partition: uint32(i)})
+		if err != nil {
+			return nil, err
+		}
+		starts[i] = int64(bounds.End)
+	}
+	return starts, nil
+}
+
+// commit saves the changes, then lets them take effect.
+func (p *declaring) commit(ctx context.Context) error {
+	if len(p.topics)+len(p.subscriptions) == 0 {
+		return nil
+	}
+	c := p.broker.catalogue
+	var writes []engine.Write
+	add := func(key string, w engine.Write, err error) error {
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", key, err)
+		}
+		writes = append(writes, w)
+		return nil
+	}
+	if c.mu.sets[p.set.Hash] == nil {
+		key := keyDescriptors + string(p.set.Hash[:])
+		w, err := writeProto(key, &storagev1.Descriptors{Files: p.set.Proto})
+		if err := add("descriptors", w, err); err != nil {
+			return err
+		}
+	}
+	next := uint32(0)
+	for _, t := range c.mu.topics {
+		next = max(next, t.GetId())
+	}
+	for name, t := range p.topics {
+		if t.GetId() == 0 {
+			next++
+			t.Id = next
+		}
+		w, err := writeProto(keyTopic+name, t)
+		if err := add(name, w, err); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.subscriptions {
+		w, err := writeProto(keySubscription+s.GetGroup()+"/"+s.GetTopic(), s)
+		if err := add(s.GetRpc(), w, err); err != nil {
+			return err
+		}
+	}
+	if err := c.commitLocked(ctx, writes); err != nil {
+		return err
+	}
+	c.mu.sets[p.set.Hash] = p.set
+	var news contents
+	for name, t := range p.topics {
+		c.mu.topics[name] = t
+		news.topics = append(news.topics, t)
+	}
+	for _, s := range p.subscriptions {
+		c.mu.subscriptions[groupKey{s.GetGroup(), s.GetTopic()}] = s
+		news.subscriptions = append(news.subscriptions, s)
+	}
+	return p.broker.takeEffectLocked(news)
+}
+
+// adopt makes what the catalogue lists take effect, at start.
+func (b *Broker) adopt(all contents) error {
+	b.catalogue.mu.Lock()
+	defer b.catalogue.mu.Unlock()
+	return b.takeEffectLocked(all)
+}
+
+// takeEffectLocked brings topics and groups up to the catalogue. The catalogue is locked.
+func (b *Broker) takeEffectLocked(news contents) error {
+	for _, entry := range news.topics {
+		t, err := b.resolveLocked(entry)
+		if err != nil {
+			return err
+		}
+		b.mu.Lock()
+		b.mu.topics[t.decl.Name] = t
+		for _, alias := range t.decl.Aliases {
+			b.mu.topics[alias] = t
+		}
+		b.mu.Unlock()
+	}
+	for _, entry := range news.subscriptions {
+		s, err := b.resolveSubscriptionLocked(entry)
+		if err != nil {
+			return err
+		}
+		b.mu.Lock()
+		key := groupKey{s.decl.Group, s.decl.Topic.Name}
+		g := b.mu.groups[key]
+		if g == nil && !b.mu.closed {
+			g = newGroup(b, b.mu.topics[s.decl.Topic.Name], s)
+			b.mu.groups[key] = g
+			g.start(b.running)
+		}
+		b.mu.Unlock()
+		if g != nil {
+			g.replacePolicy(s)
+		}
+	}
+	return nil
+}
+
+// resolveLocked gives a listed topic its meaning.
+func (b *Broker) resolveLocked(entry *storagev1.Topic) (*topicState, error) {
+	set := b.catalogue.mu.sets[hash(entry.GetDescriptorsHash())]
+	if set == nil {
+		return nil, fmt.Errorf("topic %q: its descriptors are not in the catalogue", entry.GetName())
+	}
+	t, ok := set.Topic(entry.GetMessage())
+	if !ok {
+		return nil, fmt.Errorf("topic %q: its descriptors do not declare it", entry.GetName())
+	}
+	return &topicState{id: engine.TopicID(entry.GetId()), decl: t, codec: set.Codec(t), set: set}, nil
+}
+
+func (b *Broker) resolveSubscriptionLocked(entry *storagev1.Subscription) (*subscriptionState, error) {
+	set := b.catalogue.mu.sets[hash(entry.GetDescriptorsHash())]
+	if set == nil {
+		return nil, fmt.Errorf("subscription %q: its descriptors are not in the catalogue", entry.GetRpc())
+	}
+	s, ok := set.Subscription(entry.GetRpc())
+	if !ok {
+		return nil, fmt.Errorf("subscription %q: its descriptors do not declare it", entry.GetRpc())
+	}
+	state := &subscriptionState{decl: s, codec: set.Codec(s.Topic), starts: entry.GetStartOffsets()}
+	if s.Filter != "" {
+		f, err := filter.Compile(s.Filter, s.Topic.Message)
+		if err != nil {
+			return nil, err
+		}
+		state.filter = f
+	}
+	if len(state.starts) != int(s.Topic.Partitions) {
+		return nil, errors.New("subscription " + entry.GetRpc() + ": the catalogue has another number of partitions")
+	}
+	return state, nil
+}

@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"context"
+	"slices"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/typedmq/typedmq/internal/filter"
+	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+// fetchBytes is how much is read from the log at a time.
+const fetchBytes = 256 << 10
+
+// fetch reads what the machine wants from the log. It returns false if that is nothing.
+func (sv *serving) fetch(ctx context.Context) (bool, error) {
+	from, n := sv.machine.Want()
+	if n == 0 {
+		return false, nil
+	}
+	chunks, err := sv.broker.engine.Read(ctx, sv.log, engine.Offset(from), fetchBytes)
+	if err != nil {
+		return false, err
+	}
+	ev := &dispatch.Fetched{Next: from}
+	policy := sv.group.policy.Load()
+	for _, c := range chunks {
+		sv.chunks.add(c)
+		for offset, raw := range c.All() {
+			if offset < engine.Offset(from) {
+				continue
+			}
+			if len(ev.Messages) == n {
+				break
+			}
+			ev.Messages = append(ev.Messages, sv.message(policy, dispatch.Offset(offset), raw))
+			ev.Next = dispatch.Offset(offset) + 1
+		}
+		if len(ev.Messages) == n {
+			break
+		}
+	}
+	if len(chunks) == 0 { // the log was trimmed up to its end
+		ev.Next = dispatch.Offset(sv.end.Load())
+	}
+	_ = sv.machine.Step(sv.broker.now(), ev)
+	return true, nil
+}
+
+// message tells dispatch what it has to know of a record.
+func (sv *serving) message(policy *subscriptionState, o dispatch.Offset, raw []byte) dispatch.Message {
+	r, err := ParseRecord(raw)
+	if err != nil {
+		return dispatch.Message{Offset: o} // delivered as it is: the consumer rejects what it cannot read
+	}
+	m := dispatch.Message{Offset: o, Key: sv.keyHash(r.Key)}
+	if policy.filter == nil {
+		return m
+	}
+	match, err := policy.filter.Match(filter.Input{
+		Key: r.Key, Headers: r,
+		Message: func() (protoreflect.Message, error) { return policy.codec.Decode(r.Payload) },
+	})
+	if err != nil {
+		sv.counted.FilterErrors++
+	}
+	if !match {
+		m.Filtered = true
+		sv.counted.Filtered++
+	}
+	return m
+}
+
+// chunkCache keeps the chunks that were read lately, so that a lease finds its record. It is bounded in bytes.
+type chunkCache struct {
+	chunks []indexedChunk // by first offset
+	bytes  int
+}
+
+const cacheBytes = 1 << 20
+
+// indexedChunk is a chunk with the places of its records.
+type indexedChunk struct {
+	engine.Chunk
+	ends []uint32 // of each record with its framing
+}
+
+func index(c engine.Chunk) indexedChunk {
+	ic := indexedChunk{Chunk: c, ends: make([]uint32, 0, c.Count)}
+	at := 0
+	for f := range records(c.Records) {
+		at += len(f.framed)
+		ic.ends = append(ic.ends, uint32(at))
+	}
+	return ic
+}
+
+// framed is a record with its tag and length, as it stands in a RecordSet.
+func (c indexedChunk) framed(o engine.Offset) []byte {
+	i := int(o - c.First)
+	start := uint32(0)
+	if i > 0 {
+		start = c.ends[i-1]
+	}
+	return c.Records[start:c.ends[i]]
+}
+
+func (cc *chunkCache) add(c engine.Chunk) indexedChunk {
+	at, found := slices.BinarySearchFunc(cc.chunks, c.First, func(ic indexedChunk, o engine.Offset) int { return int(ic.First - o) })
+	if found {
+		return cc.chunks[at]
+	}
+	ic := index(c)
+	cc.chunks = slices.Insert(cc.chunks, at, ic)
+	cc.bytes += len(c.Records)
+	for cc.bytes > cacheBytes && len(cc.chunks) > 1 {
+		drop := 0 // the oldest, unless it was just added: then the newest, which will be read again
+		if at == 0 {
+			drop = len(cc.chunks) - 1
+		}
+		cc.bytes -= len(cc.chunks[drop].Records)
+		cc.chunks = slices.Delete(cc.chunks, drop, drop+1)
+		at = max(0, at-1)
+	}
+	return ic
+}
+
+func (cc *chunkCache) find(o engine.Offset) (indexedChunk, bool) {
+	at, found := slices.BinarySearchFunc(cc.chunks, o, func(ic indexedChunk, o engine.Offset) int { return int(ic.First - o) })
+	if !found {
+		at--
+	}
+	if at < 0 || cc.chunks[at].Last() < o {
+		return indexedChunk{}, false
+	}
+	return cc.chunks[at], true
+}
+
+// chunkOf returns the chunk of an offset, from the cache or the engine.
+func (sv *serving) chunkOf(ctx context.Context, o dispatch.Offset) (indexedChunk, error) {
+	if c, ok := sv.chunks.find(engine.Offset(o)); ok {
+		return c, nil
+	}
+	chunks, err := sv.broker.engine.Read(ctx, sv.log, engine.Offset(o), 1)
+	if err != nil {
+		return indexedChunk{}, err
+	}
+	if len(chunks) == 0 || chunks[0].First > engine.Offset(o) {
+		return indexedChunk{}, errTrimmed
+	}
+	return sv.chunks.add(chunks[0]), nil
+}

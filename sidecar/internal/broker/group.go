@@ -1,0 +1,118 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/typedmq/typedmq/internal/topic"
+	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+// group is a group's interest in one topic: its policy, its shards and the consumers that are there.
+type group struct {
+	broker *Broker
+	name   string
+	topic  *topicState // as first declared: what may change later is not asked of it
+	policy atomic.Pointer[subscriptionState]
+	tokens tokens
+	shards []*shard
+
+	mu struct {
+		sync.Mutex
+		sessions map[dispatch.SessionID]*Session
+	}
+}
+
+func newGroup(b *Broker, t *topicState, s *subscriptionState) *group {
+	g := &group{broker: b, name: s.decl.Group, topic: t, tokens: newTokens(b.catalogue.mu.secret, s.decl.Group, t.decl.Name)}
+	g.policy.Store(s)
+	g.mu.sessions = make(map[dispatch.SessionID]*Session)
+	for p := range t.decl.Partitions {
+		g.shards = append(g.shards, newShard(g, p))
+	}
+	return g
+}
+
+// start runs the shards until ctx is done.
+func (g *group) start(ctx context.Context) {
+	for _, s := range g.shards {
+		g.broker.work.Go(func() { s.run(ctx) })
+	}
+}
+
+// await returns when every shard has served or failed to, or ctx is done.
+func (g *group) await(ctx context.Context) {
+	for _, s := range g.shards {
+		select {
+		case <-s.tried:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// replacePolicy lets another policy take the place of the present one: for retries and dead letters at once, for the filter with the messages
+// that are read from the log from then on.
+func (g *group) replacePolicy(s *subscriptionState) {
+	if g.policy.Swap(s) == s {
+		return
+	}
+	for _, sh := range g.shards {
+		sh.call(task{do: func(sv *serving) { sv.machine.Reconfigure(retryOf(s.decl.Retry), s.decl.DeadLetter.Disabled) }})
+	}
+}
+
+func (g *group) allSessions() []*Session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]*Session, 0, len(g.mu.sessions))
+	for _, s := range g.mu.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+// creditsFree lets shards go on that had messages and nobody to lease them to.
+func (g *group) creditsFree() {
+	for _, s := range g.shards {
+		if s.hungry.Swap(false) {
+			s.signal()
+		}
+	}
+}
+
+// machineConfig is the policy as dispatch wants it.
+func (g *group) machineConfig(epoch engine.Epoch, partition uint32) dispatch.Config {
+	decl := g.policy.Load().decl
+	return dispatch.Config{
+		Epoch:        uint64(epoch),
+		Ordering:     orderingOf(g.topic.decl.Ordering),
+		Retry:        retryOf(decl.Retry),
+		DropDead:     decl.DeadLetter.Disabled,
+		Lookahead:    g.broker.limits.Lookahead,
+		MaxUnsettled: g.broker.limits.Unsettled,
+		JitterSeed:   uint64(epoch)<<32 | uint64(partition),
+	}
+}
+
+func retryOf(r topic.Retry) dispatch.Retry {
+	return dispatch.Retry{
+		MaxAttempts: r.MaxAttempts, Initial: r.InitialInterval, Max: r.MaxInterval, Coefficient: r.Coefficient, Jitter: r.Jitter,
+	}
+}
+
+func orderingOf(o topic.Ordering) dispatch.Ordering {
+	switch o {
+	case topic.PerKey:
+		return dispatch.PerKey
+	case topic.PerPartition:
+		return dispatch.PerPartition
+	}
+	return dispatch.Unordered
+}
+
+// lease is how long a consumer of the group may be silent.
+func (g *group) lease() time.Duration { return g.policy.Load().decl.Lease }

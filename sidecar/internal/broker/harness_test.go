@@ -1,0 +1,239 @@
+package broker_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	baggagev1 "github.com/typedmq/typedmq/examples/flights/gen/air/baggage/v1"
+	boardv1 "github.com/typedmq/typedmq/examples/flights/gen/air/board/v1"
+	mqv1 "github.com/typedmq/typedmq/schemas/gen/mq/v1"
+	"github.com/typedmq/typedmq/sidecar/internal/broker"
+	"github.com/typedmq/typedmq/sidecar/internal/cluster/memcluster"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/engine/memengine"
+)
+
+// world is a broker on memory, in a bubble of fake time.
+type world struct {
+	t      *testing.T
+	engine *faulty
+	member *memcluster.Member
+	*broker.Broker
+}
+
+// faulty is an engine whose commits can be made to fail.
+type faulty struct {
+	engine.Engine
+	failCommits atomic.Int32 // how many of the next ones
+	commits     atomic.Int64
+}
+
+func (f *faulty) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoch) (engine.Shard, error) {
+	s, err := f.Engine.Fence(ctx, id, epoch)
+	return faultyShard{s, f}, err
+}
+
+type faultyShard struct {
+	engine.Shard
+	f *faulty
+}
+
+func (s faultyShard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
+	s.f.commits.Add(1)
+	if s.f.failCommits.Add(-1) >= 0 {
+		return nil, engine.ErrUnknownOutcome
+	}
+	return s.Shard.Commit(ctx, b)
+}
+
+type wall struct{}
+
+func (wall) Now() time.Time                                  { return time.Now() }
+func (wall) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, engine: &faulty{Engine: memengine.New()}, member: memcluster.New().Join(time.Minute, nil)}
+	w.engine.failCommits.Store(-1 << 30)
+	w.open()
+	return w
+}
+
+func (w *world) open() {
+	w.t.Helper()
+	b, err := broker.New(w.t.Context(), broker.Options{
+		Engine: w.engine, Cluster: w.member, Clock: wall{}, Logger: slog.New(slog.DiscardHandler), Limits: broker.DefaultLimits(),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.Broker = b
+}
+
+func (w *world) close() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.Broker.Close(ctx); err != nil {
+		w.t.Error(err)
+	}
+}
+
+const (
+	bags       = "bags.checked"
+	departed   = "flights.departed"
+	baggageRPC = "air.baggage.v1.Baggage/OnBagsChecked"
+	boardRPC   = "air.board.v1.Board/OnDeparted"
+)
+
+// declare registers both topics with their consumers. change may edit the policy of an rpc's service.
+func (w *world) declare(change func(service string, o *mqv1.SubscribeOptions)) {
+	w.t.Helper()
+	if err := w.tryDeclare(change); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) tryDeclare(change func(service string, o *mqv1.SubscribeOptions)) error {
+	fds := &descriptorpb.FileDescriptorSet{}
+	seen := map[string]bool{}
+	var add func(protoreflect.FileDescriptor)
+	add = func(f protoreflect.FileDescriptor) {
+		if seen[f.Path()] {
+			return
+		}
+		seen[f.Path()] = true
+		for i := range f.Imports().Len() {
+			add(f.Imports().Get(i).FileDescriptor)
+		}
+		fds.File = append(fds.File, protodesc.ToFileDescriptorProto(f))
+	}
+	add(baggagev1.File_air_baggage_v1_baggage_proto)
+	add(boardv1.File_air_board_v1_board_proto)
+	for _, f := range fds.File {
+		for _, s := range f.GetService() {
+			if proto.HasExtension(s.GetOptions(), mqv1.E_Consumer) && change != nil {
+				o := proto.GetExtension(s.GetOptions(), mqv1.E_Consumer).(*mqv1.ConsumerOptions)
+				change(s.GetName(), o.Defaults)
+				proto.SetExtension(s.Options, mqv1.E_Consumer, o)
+			}
+		}
+	}
+	_, err := w.Declare(w.t.Context(), broker.Declaration{
+		Descriptors: fds, Topics: []string{"air.flights.v1.FlightDeparted", "air.flights.v1.BagsChecked"}, Subscriptions: []string{baggageRPC, boardRPC},
+	})
+	return err
+}
+
+// publish sends n flights, numbered from first, from one origin each of origins.
+func (w *world) publish(topic string, first, n, origins int) {
+	w.t.Helper()
+	var records []byte
+	for i := first; i < first+n; i++ {
+		s := new(structpb.Struct)
+		if err := protojson.Unmarshal(fmt.Appendf(nil, `{"flightId":"F%d","origin":"O%d"}`, i, i%origins), s); err != nil {
+			w.t.Fatal(err)
+		}
+		raw, err := w.Compose(topic, broker.Draft{JSON: s})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		records = engine.AppendRecord(records, raw)
+	}
+	placed, err := w.Publish(w.t.Context(), []broker.Batch{{Topic: topic, Records: records}})
+	if err != nil || placed[0].Refused != nil {
+		w.t.Fatal(err, placed)
+	}
+}
+
+// delivery is one message as a consumer got it.
+type delivery struct {
+	id      string
+	token   []byte
+	attempt uint32
+}
+
+func deliveries(t *testing.T, slices []broker.Slice) (out []delivery) {
+	t.Helper()
+	for _, s := range slices {
+		for i, raw := range s.Each() {
+			r, err := broker.ParseRecord(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := delivery{id: string(r.Payload), token: s.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], attempt: 1}
+			if s.Attempts != nil {
+				d.attempt = s.Attempts[i]
+			}
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (w *world) join(group, topic string, credits int) *broker.Session {
+	w.t.Helper()
+	s, err := w.Join(group, topic, "test", credits)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// next waits for deliveries.
+func (w *world) next(s *broker.Session) []delivery {
+	w.t.Helper()
+	for {
+		news, err := s.Next(w.t.Context(), 1<<20)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if len(news.Slices) > 0 {
+			return deliveries(w.t, news.Slices)
+		}
+	}
+}
+
+func (w *world) settle(group, topic string, o broker.Outcome, ds ...delivery) []broker.SettleRefusal {
+	w.t.Helper()
+	var all []broker.Settlement
+	for _, d := range ds {
+		all = append(all, broker.Settlement{Token: d.token, Outcome: o, Error: "test"})
+	}
+	refused, err := w.Settle(w.t.Context(), group, topic, nil, all)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return refused
+}
+
+// total adds up where a group stands.
+func (w *world) total(group, topic string) (sum broker.ShardStatus) {
+	w.t.Helper()
+	groups, err := w.Groups(w.t.Context(), group, topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, p := range groups[0].Partitions {
+		if p.Fault != nil {
+			w.t.Fatalf("partition %d: %v", p.Partition, p.Fault)
+		}
+		sum.Lag += p.Lag
+		sum.Stats.Leased += p.Stats.Leased
+		sum.Stats.Waiting += p.Stats.Waiting
+		sum.DeadLetters += p.DeadLetters
+		sum.Counters.Acknowledged += p.Counters.Acknowledged
+		sum.Counters.Delivered += p.Counters.Delivered
+	}
+	return sum
+}

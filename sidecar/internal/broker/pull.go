@@ -1,0 +1,91 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+)
+
+const (
+	// MaxPull bounds the messages of one Pull.
+	MaxPull = 1000
+	// MaxPullWait bounds how long a Pull waits for a first message.
+	MaxPullWait = time.Minute
+)
+
+// Pull leases up to n messages for a fixed time, waiting for a first one as long as wait says. A lease of 0 is the subscription's own.
+func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, lease, wait time.Duration) ([]Slice, error) {
+	g, refused := b.group(groupName, topicName)
+	if refused != nil {
+		return nil, refused
+	}
+	if lease == 0 {
+		lease = g.lease()
+	}
+	switch {
+	case n < 1 || n > MaxPull:
+		return nil, fail(BadRequest, "max_messages", "max_messages %d: must be 1 to %d", n, MaxPull).with("bound", MaxPull)
+	case lease < time.Second || lease > MaxLease:
+		return nil, fail(BadLease, "lease", "lease %v: must be 1s to %v", lease, MaxLease).with("bound", MaxLease)
+	case wait < 0 || wait > MaxPullWait:
+		return nil, fail(BadRequest, "wait", "wait %v: must be 0 to %v", wait, MaxPullWait).with("bound", MaxPullWait)
+	case b.draining.Load():
+		return nil, fail(Draining, "", "the sidecar is shutting down")
+	}
+	s := g.newSession("pull", n, lease+wait)
+	if served, err := g.onAll(ctx, func(sv *serving) { sv.join(s) }); served == 0 {
+		s.Close(false)
+		return nil, Refusal(err)
+	}
+	until, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if wait > 0 {
+		if news, err := s.Next(until, 1); err == nil {
+			s.mu.Lock()
+			s.mu.queue = append(news.Slices, s.mu.queue...)
+			s.mu.Unlock()
+		}
+	}
+	if ctx.Err() != nil {
+		s.Close(false)
+		return nil, Refusal(ctx.Err())
+	}
+	// From here on nothing more is leased; what was leased stays so for the lease that was asked for.
+	s.credits.Store(0)
+	over := b.now().Add(lease)
+	_, err := g.onAll(ctx, func(sv *serving) {
+		_ = sv.machine.Step(b.now(), dispatch.Join{Session: s.ID, Until: over, Once: true})
+	})
+	s.mu.Lock()
+	got := s.mu.queue
+	s.mu.queue = nil
+	s.mu.Unlock()
+	if err != nil && len(got) == 0 {
+		s.Close(false)
+		return nil, Refusal(err)
+	}
+	s.end(nil)
+	return got, nil
+}
+
+// onAll makes a call to every shard and waits until it has taken effect. It returns how many did it, and why others did not.
+func (g *group) onAll(ctx context.Context, do func(*serving)) (served int, err error) {
+	results := make(chan error, len(g.shards))
+	for _, sh := range g.shards {
+		sh.call(task{do: do, done: func(err error) { results <- err }})
+	}
+	for range g.shards {
+		select {
+		case failure := <-results:
+			if failure != nil {
+				err = failure
+			} else {
+				served++
+			}
+		case <-ctx.Done():
+			return served, ctx.Err()
+		}
+	}
+	return served, err
+}

@@ -1,0 +1,212 @@
+package broker
+
+import (
+	"iter"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/typedmq/typedmq/internal/topic"
+)
+
+// Field numbers of mq.broker.v1.Record and Header, which are walked here, not decoded.
+const (
+	recordKey     = 1
+	recordPayload = 2
+	recordHeaders = 3
+	recordID      = 4
+	headerName    = 1
+	headerValue   = 2
+)
+
+// Record is a record as it is encoded, with its parts found. Slices alias the encoding.
+type Record struct {
+	Key     []byte
+	Payload []byte
+	ID      []byte
+	raw     []byte
+	headers int // bytes of names and values
+	count   int
+}
+
+// ParseRecord finds the parts of an encoded record.
+func ParseRecord(raw []byte) (Record, error) {
+	r := Record{raw: raw}
+	for b := raw; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return r, protowire.ParseError(n)
+		}
+		b = b[n:]
+		if typ != protowire.BytesType || num < recordKey || num > recordID {
+			return r, fail(BadRequest, "records", "record has a field %d of wire type %d, which is unknown", num, typ)
+		}
+		value, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			return r, protowire.ParseError(n)
+		}
+		b = b[n:]
+		switch num {
+		case recordKey:
+			r.Key = value
+		case recordPayload:
+			r.Payload = value
+		case recordID:
+			r.ID = value
+		case recordHeaders:
+			name, text, err := parseHeader(value)
+			if err != nil {
+				return r, err
+			}
+			r.count++
+			r.headers += len(name) + len(text)
+		}
+	}
+	return r, nil
+}
+
+func parseHeader(b []byte) (name, value []byte, err error) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, nil, protowire.ParseError(n)
+		}
+		b = b[n:]
+		if typ != protowire.BytesType || num != headerName && num != headerValue {
+			return nil, nil, fail(BadHeader, "records.headers", "header has a field %d of wire type %d, which is unknown", num, typ)
+		}
+		v, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			return nil, nil, protowire.ParseError(n)
+		}
+		b = b[n:]
+		if num == headerName {
+			name = v
+		} else {
+			value = v
+		}
+	}
+	return name, value, nil
+}
+
+// Headers yields names and values in the order of the record.
+func (r Record) Headers() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for b := r.raw; len(b) > 0; {
+			num, _, n := protowire.ConsumeTag(b)
+			if n < 0 {
+				return
+			}
+			value, m := protowire.ConsumeBytes(b[n:])
+			if m < 0 {
+				return
+			}
+			b = b[n+m:]
+			if num != recordHeaders {
+				continue
+			}
+			name, text, err := parseHeader(value)
+			if err != nil || !yield(string(name), string(text)) {
+				return
+			}
+		}
+	}
+}
+
+// Get returns the last header of a name. It and All make a Record the headers of a filter.
+func (r Record) Get(name string) (value string, ok bool) {
+	for n, v := range r.Headers() {
+		if n == name {
+			value, ok = v, true
+		}
+	}
+	return value, ok
+}
+
+// All yields each header once: of several of one name the last.
+func (r Record) All() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		m := r.HeaderMap()
+		for n, v := range m {
+			if !yield(n, v) {
+				return
+			}
+		}
+	}
+}
+
+// HeaderMap returns the headers as a map, nil if there are none.
+func (r Record) HeaderMap() map[string]string {
+	if r.count == 0 {
+		return nil
+	}
+	m := make(map[string]string, r.count)
+	for n, v := range r.Headers() {
+		m[n] = v
+	}
+	return m
+}
+
+// check holds a record against the limits and its topic.
+func (r Record) check(t *topicState, l Limits) *Error {
+	bound := min(l.MessageBytes, int(t.decl.MaxMessageBytes))
+	switch {
+	case len(r.Payload) > bound:
+		return fail(MessageTooLarge, "payload", "message of %d bytes: at most %d are allowed", len(r.Payload), bound).with("bound", bound)
+	case len(r.Key) > l.KeyBytes:
+		return fail(KeyTooLarge, "key", "key of %d bytes: at most %d are allowed", len(r.Key), l.KeyBytes).with("bound", l.KeyBytes)
+	case len(r.Key) == 0 && t.decl.Ordering == topic.PerKey:
+		return fail(KeyMissing, "key", "topic %q is ordered by key: an empty key has no order", t.decl.Name)
+	case r.count > l.Headers:
+		return fail(HeadersTooLarge, "headers", "%d headers: at most %d are allowed", r.count, l.Headers).with("bound", l.Headers)
+	case r.headers > l.HeaderBytes:
+		return fail(HeadersTooLarge, "headers", "headers of %d bytes: at most %d are allowed", r.headers, l.HeaderBytes).with("bound", l.HeaderBytes)
+	case len(r.ID) > topic.MaxNameBytes || !utf8.Valid(r.ID):
+		return fail(BadName, "id", "id must be at most %d bytes of UTF-8", topic.MaxNameBytes).with("bound", topic.MaxNameBytes)
+	}
+	if r.count > 0 {
+		for name, value := range r.Headers() {
+			if err := topic.CheckHeaderName(name); err != nil {
+				return fail(BadHeader, "headers", "%v", err)
+			}
+			if !cleanValue(value) {
+				return fail(BadHeader, "headers", "header %q: its value must be UTF-8 without CR, LF and NUL", name)
+			}
+		}
+	}
+	if err := t.codec.Validate(r.Payload); err != nil {
+		return fail(SchemaMismatch, "payload", "%v", err).with("message", t.decl.Message.FullName())
+	}
+	return nil
+}
+
+func cleanValue(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c == '\r' || c == '\n' || c == 0 {
+			return false
+		}
+	}
+	return utf8.ValidString(s)
+}
+
+// NewRecord encodes a record.
+func NewRecord(key, payload []byte, headers []topic.HeaderValue, id string) []byte {
+	b := make([]byte, 0, len(key)+len(payload)+len(id)+64)
+	b = appendField(b, recordKey, key)
+	b = appendField(b, recordPayload, payload)
+	for _, h := range headers {
+		var inner []byte
+		inner = appendField(inner, headerName, []byte(h.Name))
+		inner = appendField(inner, headerValue, []byte(h.Value))
+		b = protowire.AppendTag(b, recordHeaders, protowire.BytesType)
+		b = protowire.AppendBytes(b, inner)
+	}
+	return appendField(b, recordID, []byte(id))
+}
+
+func appendField(b []byte, num protowire.Number, value []byte) []byte {
+	if len(value) == 0 {
+		return b
+	}
+	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), value)
+}

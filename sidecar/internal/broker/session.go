@@ -1,0 +1,238 @@
+package broker
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+)
+
+// MaxCredits bounds the messages that may be unsettled at one consumer.
+const MaxCredits = 65_536
+
+// Slice is a run of deliveries of one partition, ready to be sent. Lists are parallel to the records.
+type Slice struct {
+	Partition uint32
+	AppendMS  int64
+	Offsets   []int64
+	// Attempts is empty if all are first attempts.
+	Attempts []uint32
+	Tokens   []byte // TokenSize each
+	Records  []byte // encoding of a RecordSet
+}
+
+// Session is a consumer's presence in a group. It lives from Join to Close, or until nothing was heard of it for the group's lease.
+type Session struct {
+	ID     dispatch.SessionID
+	Client string
+	Lease  time.Duration
+	group  *group
+
+	credits     atomic.Int64 // messages that may be unsettled here
+	outstanding atomic.Int64 // messages that are, or that a shard is about to lease
+
+	mu struct {
+		sync.Mutex
+		queue    []Slice
+		err      *Error
+		draining bool
+		alive    bool // a heartbeat was taken and not confirmed yet
+	}
+	wake chan struct{} // holds a token when there is something to take
+	gone chan struct{} // closed with the session
+	once sync.Once
+}
+
+// Join adds a consumer to a group.
+func (b *Broker) Join(groupName, topicName, client string, credits int) (*Session, error) {
+	g, refused := b.group(groupName, topicName)
+	if refused != nil {
+		return nil, refused
+	}
+	if credits < 0 || credits > MaxCredits {
+		return nil, fail(BadCredits, "credits", "%d credits: must be 0 to %d", credits, MaxCredits).with("bound", MaxCredits)
+	}
+	if b.draining.Load() {
+		return nil, fail(Draining, "", "the sidecar is shutting down")
+	}
+	s := g.newSession(client, credits, g.lease())
+	s.group.eachShard(task{do: func(sv *serving) { sv.join(s) }})
+	return s, nil
+}
+
+func (g *group) newSession(client string, credits int, lease time.Duration) *Session {
+	s := &Session{
+		ID: dispatch.SessionID(g.broker.lastID.Add(1)), Client: client, Lease: lease, group: g,
+		wake: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
+	s.credits.Store(int64(credits))
+	g.mu.Lock()
+	g.mu.sessions[s.ID] = s
+	g.mu.Unlock()
+	return s
+}
+
+// ProcessingTimeout is how long the group gives a handler.
+func (s *Session) ProcessingTimeout() time.Duration {
+	return s.group.policy.Load().decl.ProcessingTimeout
+}
+
+// Heartbeat keeps the session's leases.
+func (s *Session) Heartbeat() {
+	until := s.group.broker.now().Add(s.Lease)
+	s.group.eachShard(task{do: func(sv *serving) { sv.heartbeat(s, until) }})
+	s.mu.Lock()
+	s.mu.alive = true
+	s.mu.Unlock()
+	s.signal()
+}
+
+// SetCredits changes how many messages may be unsettled here.
+func (s *Session) SetCredits(n int) error {
+	if n < 0 || n > MaxCredits {
+		return fail(BadCredits, "credits", "%d credits: must be 0 to %d", n, MaxCredits).with("bound", MaxCredits)
+	}
+	s.credits.Store(int64(n))
+	s.group.creditsFree()
+	return nil
+}
+
+// News is what a session has to tell its consumer.
+type News struct {
+	Slices []Slice
+	// Drain says, once, that nothing more will be leased.
+	Drain bool
+	// Alive says that a heartbeat was taken.
+	Alive bool
+}
+
+// Next returns what came up since the last call, waiting for it, with up to about maxBytes of records.
+// Errors: *Error when the session is over, and that of ctx.
+func (s *Session) Next(ctx context.Context, maxBytes int) (News, error) {
+	for {
+		if news, ok := s.news(maxBytes); ok {
+			return news, nil
+		}
+		select {
+		case <-s.wake:
+		case <-s.gone:
+			if news, ok := s.news(maxBytes); ok {
+				return news, nil
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.mu.err != nil {
+				return News{}, s.mu.err
+			}
+			return News{}, fail(SessionLost, "", "the session is closed")
+		case <-ctx.Done():
+			return News{}, ctx.Err()
+		}
+	}
+}
+
+func (s *Session) news(maxBytes int) (News, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size, n := 0, 0
+	for n < len(s.mu.queue) && (n == 0 || size < maxBytes) {
+		size += len(s.mu.queue[n].Records)
+		n++
+	}
+	news := News{Slices: s.mu.queue[:n:n], Drain: s.mu.draining, Alive: s.mu.alive}
+	s.mu.queue = s.mu.queue[n:]
+	if len(s.mu.queue) == 0 {
+		s.mu.queue = nil
+	}
+	s.mu.draining, s.mu.alive = false, false
+	return news, n > 0 || news.Drain || news.Alive
+}
+
+// Close ends the session. What it has leased goes to others; with crashed an attempt is counted for it.
+func (s *Session) Close(crashed bool) {
+	s.end(nil)
+	s.group.eachShard(task{do: func(sv *serving) { sv.leave(s, crashed) }})
+}
+
+// end takes the session out of its group. err is what Next returns from then on.
+func (s *Session) end(err *Error) {
+	s.once.Do(func() {
+		s.mu.Lock()
+		s.mu.err = err
+		s.mu.Unlock()
+		s.group.mu.Lock()
+		delete(s.group.mu.sessions, s.ID)
+		s.group.mu.Unlock()
+		close(s.gone)
+	})
+}
+
+// drain tells the consumer that nothing more will come.
+func (s *Session) drain() {
+	s.mu.Lock()
+	s.mu.draining = true
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *Session) push(slice Slice) {
+	s.mu.Lock()
+	s.mu.queue = append(s.mu.queue, slice)
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *Session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take reserves up to n credits.
+func (s *Session) take(n int) int {
+	if s.group.broker.draining.Load() {
+		return 0
+	}
+	for {
+		out := s.outstanding.Load()
+		free := min(int64(n), s.credits.Load()-out)
+		if free <= 0 {
+			return 0
+		}
+		if s.outstanding.CompareAndSwap(out, out+free) {
+			return int(free)
+		}
+	}
+}
+
+// give returns credits.
+func (s *Session) give(n int) {
+	if n > 0 {
+		s.outstanding.Add(int64(-n))
+		s.group.creditsFree()
+	}
+}
+
+// eachShard makes a call to every shard. A shard without a machine passes it over.
+func (g *group) eachShard(t task) {
+	for _, sh := range g.shards {
+		sh.call(t)
+	}
+}
+
+// Each yields the index and the encoding of each record of the slice.
+func (s Slice) Each() iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		i := 0
+		for f, err := range records(s.Records) {
+			if err != nil || !yield(i, f.record) {
+				return
+			}
+			i++
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+// How long a shard waits before it tries to own its partition again, at first and at most.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryMost  = 2 * time.Second
+)
+
+// shard is one partition of a group at this sidecar: a goroutine that owns it whenever the cluster lets it.
+type shard struct {
+	group     *group
+	partition uint32
+	log       engine.LogID
+	id        engine.ShardID
+
+	tried  chan struct{} // closed once the shard has served or failed to
+	wake   chan struct{} // holds a token when there is something to do
+	hungry atomic.Bool   // has messages and nobody to lease them to
+	end    atomic.Int64  // of the log, durable
+
+	mu struct {
+		sync.Mutex
+		calls   []task
+		tried   bool
+		serving bool
+		fault   error // why it does not serve
+		store   engine.Shard
+	}
+}
+
+// task is a call to a shard. do runs in the shard's goroutine; done, if set, is called with nil when the effects of do are durable, and with
+// an error when they are not or do never ran. done must not block.
+type task struct {
+	do   func(*serving)
+	done func(error)
+}
+
+func (t task) finish(err error) {
+	if t.done != nil {
+		t.done(err)
+	}
+}
+
+func newShard(g *group, partition uint32) *shard {
+	return &shard{
+		group: g, partition: partition, wake: make(chan struct{}, 1), tried: make(chan struct{}),
+		log: engine.LogID{Topic: g.topic.id, Partition: partition},
+		id:  engine.ShardID{Group: g.name, Topic: g.topic.id, Partition: partition},
+	}
+}
+
+func (s *shard) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// call hands a task to the shard's goroutine, or refuses it if the shard does not serve.
+func (s *shard) call(t task) {
+	s.mu.Lock()
+	if !s.mu.serving {
+		err := s.mu.fault
+		s.mu.Unlock()
+		if err == nil {
+			err = errNotServing
+		}
+		t.finish(err)
+		return
+	}
+	s.mu.calls = append(s.mu.calls, t)
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *shard) takeCalls() []task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	calls := s.mu.calls
+	s.mu.calls = nil
+	return calls
+}
+
+// open lets calls in; close refuses those that are waiting and all to come.
+func (s *shard) open(store engine.Shard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.serving, s.mu.fault, s.mu.store = true, nil, store
+	s.triedLocked()
+}
+
+func (s *shard) triedLocked() {
+	if !s.mu.tried {
+		s.mu.tried = true
+		close(s.tried)
+	}
+}
+
+func (s *shard) close(fault error) {
+	s.mu.Lock()
+	calls := s.mu.calls
+	s.mu.calls = nil
+	s.mu.serving, s.mu.fault, s.mu.store = false, fault, nil
+	s.triedLocked()
+	s.mu.Unlock()
+	for _, t := range calls {
+		t.finish(fault)
+	}
+}
+
+// run owns the partition again and again until ctx is done.
+func (s *shard) run(ctx context.Context) {
+	wait := retryFirst
+	for ctx.Err() == nil {
+		started := s.group.broker.clock.Now()
+		err := s.own(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if s.group.broker.clock.Now().Sub(started) > retryMost {
+			wait = retryFirst
+		}
+		if !errors.Is(err, errOwned) {
+			s.group.broker.log.Warn("partition is not served for now", "group", s.group.name, "topic", s.group.topic.decl.Name,
+				"partition", s.partition, "error", err, "retry_in", wait)
+		}
+		s.sleep(ctx, wait)
+		wait = min(2*wait, retryMost)
+	}
+}
+
+func (s *shard) sleep(ctx context.Context, d time.Duration) {
+	over := make(chan struct{})
+	stop := s.group.broker.clock.AfterFunc(d, func() { close(over) })
+	defer stop()
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
+}
+
+// own claims the partition, serves it, and returns why it no longer does. The machine lives and dies with this call.
+func (s *shard) own(ctx context.Context) error {
+	b := s.group.broker
+	got, err := b.claims.acquire(ctx, s.id)
+	if err != nil {
+		s.close(err)
+		return err
+	}
+	store, err := b.engine.Fence(ctx, s.id, got.claim.Epoch)
+	if err != nil {
+		s.close(err)
+		return err
+	}
+	sv, err := newServing(ctx, s, got, store)
+	if err != nil {
+		s.close(err)
+		return err
+	}
+	s.open(store)
+	err = sv.serve(ctx)
+	sv.stop()
+	s.close(errors.Join(errNotServing, err))
+	sv.failPending(err)
+	return err
+}

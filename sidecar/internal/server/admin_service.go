@@ -1,0 +1,216 @@
+package server
+
+import (
+	"context"
+	"strconv"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/typedmq/typedmq/internal/topic"
+	adminv1 "github.com/typedmq/typedmq/schemas/gen/mq/admin/v1"
+	"github.com/typedmq/typedmq/sidecar/internal/broker"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+// adminService is mq.admin.v1.AdminService.
+type adminService struct{ broker *broker.Broker }
+
+// ListTopics implements AdminService.
+func (s *adminService) ListTopics(ctx context.Context, _ *connect.Request[adminv1.ListTopicsRequest]) (*connect.Response[adminv1.ListTopicsResponse], error) {
+	out := &adminv1.ListTopicsResponse{}
+	for _, t := range s.broker.Topics(ctx) {
+		out.Topics = append(out.Topics, topicMessage(t))
+	}
+	return connect.NewResponse(out), nil
+}
+
+func topicMessage(t broker.TopicStatus) *adminv1.Topic {
+	d := t.Declared
+	m := &adminv1.Topic{
+		Name: d.Name, Message: string(d.Message.FullName()), Partitions: d.Partitions, Delivery: d.Delivery.String(), Ordering: d.Ordering.String(),
+		MaxMessageBytes: d.MaxMessageBytes, Labels: d.Labels, Groups: t.Groups,
+	}
+	if d.Key != nil {
+		m.Key = d.Key.String()
+	}
+	if d.Delivery == topic.PubSub {
+		m.Retention = durationpb.New(d.Retention)
+	}
+	for i, p := range t.Bounds {
+		b := &adminv1.Partition{Partition: uint32(i), Begin: p.Begin, End: p.End}
+		if p.Fault != nil {
+			b.Fault = p.Fault.Error()
+		}
+		m.PartitionBounds = append(m.PartitionBounds, b)
+	}
+	return m
+}
+
+// DescribeTopic implements AdminService.
+func (s *adminService) DescribeTopic(ctx context.Context, r *connect.Request[adminv1.DescribeTopicRequest]) (*connect.Response[adminv1.DescribeTopicResponse], error) {
+	d, err := s.broker.Describe(ctx, r.Msg.GetTopic())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	out := &adminv1.DescribeTopicResponse{Topic: topicMessage(d.TopicStatus), ProtoText: d.ProtoText}
+	for _, sub := range d.Subscriptions {
+		out.Subscriptions = append(out.Subscriptions, &adminv1.Subscription{
+			Group: sub.Group, Topic: sub.Topic.Name, Rpc: sub.RPC, Filter: sub.Filter, MaxInFlight: sub.MaxInFlight,
+			MaxAttempts: sub.Retry.MaxAttempts, InitialInterval: durationpb.New(sub.Retry.InitialInterval),
+			MaxInterval: durationpb.New(sub.Retry.MaxInterval), BackoffCoefficient: sub.Retry.Coefficient,
+			Lease: durationpb.New(sub.Lease), ProcessingTimeout: durationpb.New(sub.ProcessingTimeout),
+		})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// ListGroups implements AdminService.
+func (s *adminService) ListGroups(ctx context.Context, r *connect.Request[adminv1.ListGroupsRequest]) (*connect.Response[adminv1.ListGroupsResponse], error) {
+	groups, err := s.broker.Groups(ctx, r.Msg.GetGroup(), r.Msg.GetTopic())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	out := &adminv1.ListGroupsResponse{}
+	for _, g := range groups {
+		m := &adminv1.GroupTopic{Group: g.Group, Topic: g.Topic, Consumers: uint32(g.Consumers)}
+		for _, p := range g.Partitions {
+			m.Partitions = append(m.Partitions, groupPartition(p))
+		}
+		out.Groups = append(out.Groups, m)
+	}
+	return connect.NewResponse(out), nil
+}
+
+func groupPartition(p broker.ShardStatus) *adminv1.GroupPartition {
+	m := &adminv1.GroupPartition{
+		Partition: p.Partition, Position: p.Position, End: p.End, Lag: p.Lag, Leased: int64(p.Stats.Leased), Waiting: int64(p.Stats.Waiting),
+		DeadLetters: p.DeadLetters, Epoch: p.Epoch,
+		Counters: &adminv1.Counters{
+			Delivered: p.Counters.Delivered, Acknowledged: p.Counters.Acknowledged, Skipped: p.Counters.Skipped, Filtered: p.Counters.Filtered,
+			Retried: p.Counters.Retried, DeadLettered: p.Counters.DeadLettered, ExpiredLeases: p.Counters.ExpiredLeases,
+			Redriven: p.Counters.Redriven, Discarded: p.Counters.Discarded, FilterErrors: p.Counters.FilterErrors,
+		},
+	}
+	if p.Fault != nil {
+		m.Fault = p.Fault.Error()
+	}
+	return m
+}
+
+// tailFlush bounds the messages of one answer of Tail.
+const tailFlush = 500
+
+// Tail implements AdminService.
+func (s *adminService) Tail(ctx context.Context, r *connect.Request[adminv1.TailRequest], stream *connect.ServerStream[adminv1.TailResponse]) error {
+	o := broker.TailOptions{Topic: r.Msg.GetTopic(), StopAtEnd: r.Msg.GetStopAtEnd()}
+	switch r.Msg.GetFrom() {
+	case "earliest":
+		o.Earliest = true
+	case "", "latest":
+	default:
+		return wireError(&broker.Error{Reason: broker.BadRequest, Field: "from", Message: `from must be "earliest" or "latest"`})
+	}
+	left := r.Msg.GetLimit()
+	var sendErr error
+	send := func(out *adminv1.TailResponse) bool {
+		if len(out.Messages) == 0 {
+			return true
+		}
+		sendErr = stream.Send(out)
+		return sendErr == nil
+	}
+	// The answer begins before the first message, so that the caller knows that what is published now will be seen.
+	if sendErr = stream.Send(&adminv1.TailResponse{}); sendErr != nil {
+		return sendErr
+	}
+	err := s.broker.Tail(ctx, o, func(batch []broker.Tailed) bool {
+		out := &adminv1.TailResponse{}
+		for _, t := range batch {
+			out.Messages = append(out.Messages, s.tailMessage(o.Topic, t))
+			if left > 0 {
+				if left--; left == 0 {
+					return send(out) && false
+				}
+			}
+			if len(out.Messages) == tailFlush {
+				if !send(out) {
+					return false
+				}
+				out = &adminv1.TailResponse{}
+			}
+		}
+		return send(out)
+	})
+	if sendErr != nil {
+		return sendErr
+	}
+	return wireError(err)
+}
+
+func (s *adminService) tailMessage(topicName string, t broker.Tailed) *adminv1.TailMessage {
+	m := &adminv1.TailMessage{
+		Id: broker.MessageID(t.Record, t.Partition, t.Offset), Partition: t.Partition, Offset: t.Offset,
+		AppendTime: timestamppb.New(msTime(t.AppendMS)), Key: t.Record.Key, Headers: t.Record.HeaderMap(),
+	}
+	m.Json, _ = s.broker.JSON(topicName, t.Record.Payload) // absent if the payload does not decode
+	return m
+}
+
+// ListDeadLetters implements AdminService.
+func (s *adminService) ListDeadLetters(ctx context.Context, r *connect.Request[adminv1.ListDeadLettersRequest]) (*connect.Response[adminv1.ListDeadLettersResponse], error) {
+	size := int(r.Msg.GetPageSize())
+	if size == 0 {
+		size = 100
+	}
+	if size > 1000 {
+		return nil, wireError(&broker.Error{
+			Reason: broker.BadRequest, Field: "page_size", Message: "page_size must be 1 to 1000", Metadata: map[string]string{"bound": "1000"},
+		})
+	}
+	dead, next, err := s.broker.DeadLetters(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetId(), size, r.Msg.GetPageToken())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	out := &adminv1.ListDeadLettersResponse{NextPageToken: next}
+	for _, d := range dead {
+		out.DeadLetters = append(out.DeadLetters, &adminv1.DeadLetter{
+			Id: d.ID, Group: r.Msg.GetGroup(), Topic: r.Msg.GetTopic(), Partition: d.Partition, Offset: d.Offset, Reason: d.Reason, Attempts: d.Attempts,
+			FirstError: d.FirstError, LastError: d.LastError, Published: timestamppb.New(d.Published), Died: timestamppb.New(d.Died),
+			Key: d.Record.Key, Headers: d.Record.HeaderMap(), Json: d.JSON, Payload: d.Record.Payload,
+		})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// RedriveDeadLetters implements AdminService.
+func (s *adminService) RedriveDeadLetters(ctx context.Context, r *connect.Request[adminv1.RedriveDeadLettersRequest]) (*connect.Response[adminv1.RedriveDeadLettersResponse], error) {
+	n, err := s.broker.Redrive(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetIds(), r.Msg.GetAll())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	return connect.NewResponse(&adminv1.RedriveDeadLettersResponse{Redriven: uint64(n)}), nil
+}
+
+// DiscardDeadLetters implements AdminService.
+func (s *adminService) DiscardDeadLetters(ctx context.Context, r *connect.Request[adminv1.DiscardDeadLettersRequest]) (*connect.Response[adminv1.DiscardDeadLettersResponse], error) {
+	n, err := s.broker.Discard(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetIds(), r.Msg.GetAll())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	return connect.NewResponse(&adminv1.DiscardDeadLettersResponse{Discarded: uint64(n)}), nil
+}
+
+// recordSet gathers records for one publish.
+type recordSet struct {
+	bytes   []byte
+	records [][]byte
+}
+
+func (s *recordSet) add(raw []byte) {
+	s.bytes = engine.AppendRecord(s.bytes, raw)
+	s.records = append(s.records, raw)
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

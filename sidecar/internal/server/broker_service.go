@@ -1,0 +1,346 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
+	"github.com/typedmq/typedmq/sidecar/internal/broker"
+)
+
+// brokerService is mq.broker.v1.BrokerService.
+type brokerService struct{ broker *broker.Broker }
+
+// Declare implements BrokerService.
+func (s *brokerService) Declare(ctx context.Context, r *connect.Request[brokerv1.DeclareRequest]) (*connect.Response[brokerv1.DeclareResponse], error) {
+	d, err := s.broker.Declare(ctx, broker.Declaration{
+		Hash: r.Msg.GetDescriptorsHash(), Descriptors: r.Msg.GetDescriptors(), Topics: r.Msg.GetTopics(), Subscriptions: r.Msg.GetSubscriptions(),
+	})
+	if err != nil {
+		return nil, wireError(err)
+	}
+	out := &brokerv1.DeclareResponse{NeedDescriptors: d.NeedDescriptors}
+	for _, t := range d.Topics {
+		out.Topics = append(out.Topics, &brokerv1.DeclaredTopic{
+			Message: string(t.Message.FullName()), Name: t.Name, Partitions: t.Partitions, MaxMessageBytes: t.MaxMessageBytes,
+		})
+	}
+	for _, sub := range d.Subscriptions {
+		out.Subscriptions = append(out.Subscriptions, &brokerv1.DeclaredSubscription{
+			Rpc: sub.RPC, Group: sub.Group, Topic: sub.Topic.Name, MaxInFlight: sub.MaxInFlight,
+			Lease: durationpb.New(sub.Lease), ProcessingTimeout: durationpb.New(sub.ProcessingTimeout),
+		})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// Publish implements BrokerService.
+func (s *brokerService) Publish(ctx context.Context, r *connect.Request[brokerv1.PublishRequest]) (*connect.Response[brokerv1.PublishResponse], error) {
+	topicName := r.Msg.GetTopic()
+	set := new(recordSet)
+	for i, m := range r.Msg.GetMessages() {
+		raw, err := s.broker.Compose(topicName, broker.Draft{
+			JSON: m.GetJson(), Payload: m.GetPayload(), Key: m.GetKey(), HasKey: m.Key != nil, Headers: m.GetHeaders(), ID: m.GetId(),
+		})
+		if err != nil {
+			return nil, wireError(atMessage(err, i))
+		}
+		set.add(raw)
+	}
+	if err := checkBatchBytes(len(set.bytes)); err != nil {
+		return nil, wireError(err)
+	}
+	placed, err := s.broker.Publish(ctx, []broker.Batch{{Topic: topicName, Records: set.bytes}})
+	if err != nil {
+		return nil, wireError(err)
+	}
+	p := placed[0]
+	if p.Refused != nil {
+		return nil, wireError(p.Refused)
+	}
+	out := &brokerv1.PublishResponse{}
+	for i, partition := range p.Partitions {
+		rec, err := broker.ParseRecord(set.records[i])
+		if err != nil {
+			return nil, wireError(err)
+		}
+		out.Receipts = append(out.Receipts, &brokerv1.Receipt{
+			Id: broker.MessageID(rec, partition, p.Offsets[i]), Partition: partition, Offset: p.Offsets[i],
+		})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// PublishStream implements BrokerService.
+func (s *brokerService) PublishStream(ctx context.Context, stream *connect.BidiStream[brokerv1.PublishStreamRequest, brokerv1.PublishStreamResponse]) error {
+	for {
+		frame, err := stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		answer, err := s.publishFrame(ctx, frame)
+		if err != nil {
+			return wireError(err)
+		}
+		if err := stream.Send(answer); err != nil {
+			return err
+		}
+	}
+}
+
+// publishFrame answers one frame. An error that concerns the whole frame is told for each of its batches: the stream goes on.
+func (s *brokerService) publishFrame(ctx context.Context, frame *brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error) {
+	out := &brokerv1.PublishStreamResponse{Sequence: frame.GetSequence(), Results: make([]*brokerv1.BatchResult, len(frame.GetBatches()))}
+	batches := make([]broker.Batch, len(frame.GetBatches()))
+	size := 0
+	for i, b := range frame.GetBatches() {
+		batches[i] = broker.Batch{Topic: b.GetTopic(), Records: b.GetRecords()}
+		size += len(b.GetRecords())
+	}
+	var placed []broker.Placement
+	err := error(nil)
+	if tooLarge := checkBatchBytes(size); tooLarge != nil {
+		err = tooLarge
+	} else {
+		placed, err = s.broker.Publish(ctx, batches)
+	}
+	if err != nil {
+		why := broker.Refusal(err)
+		if why.Reason == broker.OutcomeUnknown || ctx.Err() != nil {
+			return nil, why // the client must not take it for a refusal
+		}
+		for i := range out.Results {
+			out.Results[i] = &brokerv1.BatchResult{Refusal: refusal(why)}
+		}
+		return out, nil
+	}
+	for i, p := range placed {
+		out.Results[i] = &brokerv1.BatchResult{Partitions: p.Partitions, Offsets: p.Offsets}
+		if p.Refused != nil {
+			out.Results[i] = &brokerv1.BatchResult{Refusal: refusal(p.Refused)}
+		}
+	}
+	return out, nil
+}
+
+// Consume implements BrokerService.
+func (s *brokerService) Consume(ctx context.Context, stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse]) error {
+	first, err := stream.Receive()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return wireError(&broker.Error{Reason: broker.BadRequest, Field: "start", Message: "the first message of a Consume stream must be start"})
+	}
+	if start.GetCredits() > broker.MaxCredits {
+		return wireError(badCredits("start.credits", start.GetCredits()))
+	}
+	session, err := s.broker.Join(start.GetGroup(), start.GetTopic(), start.GetClientName(), int(start.GetCredits()))
+	if err != nil {
+		return wireError(err)
+	}
+	if err := stream.Send(joined(session)); err != nil {
+		session.Close(true)
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		cancel(listen(stream, session))
+	}()
+	err = tell(ctx, stream, session)
+	said := context.Cause(ctx)
+	// A client that closed its side has settled what it wants to settle. One that vanished may have been killed by a message. A session that
+	// ended here, by drain or silence, is nobody's fault or counted already.
+	session.Close(said != nil && !errors.Is(said, io.EOF))
+	cancel(nil)
+	if errors.Is(said, io.EOF) {
+		<-listening
+		return nil
+	}
+	// The listener ends with the stream, which ends with this call.
+	return wireError(err)
+}
+
+func joined(session *broker.Session) *brokerv1.ConsumeResponse {
+	return &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Joined_{Joined: &brokerv1.ConsumeResponse_Joined{
+		Lease: durationpb.New(session.Lease), ProcessingTimeout: durationpb.New(session.ProcessingTimeout()),
+	}}}
+}
+
+func badCredits(field string, n uint32) *broker.Error {
+	return &broker.Error{
+		Reason: broker.BadCredits, Field: field, Message: itoa(int(n)) + " credits: must be 0 to " + itoa(broker.MaxCredits),
+		Metadata: map[string]string{"bound": itoa(broker.MaxCredits)},
+	}
+}
+
+// listen takes what the client says until it closes its side (io.EOF) or fails.
+func listen(stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse], session *broker.Session) error {
+	for {
+		m, err := stream.Receive()
+		if err != nil {
+			return err
+		}
+		switch m := m.GetMessage().(type) {
+		case *brokerv1.ConsumeRequest_Heartbeat_:
+			session.Heartbeat()
+		case *brokerv1.ConsumeRequest_Credit_:
+			if m.Credit.GetCredits() > broker.MaxCredits {
+				return badCredits("credit.credits", m.Credit.GetCredits())
+			}
+			if err := session.SetCredits(int(m.Credit.GetCredits())); err != nil {
+				return err
+			}
+		default:
+			return &broker.Error{Reason: broker.BadRequest, Field: "message", Message: "expected a credit or a heartbeat"}
+		}
+	}
+}
+
+// tell sends what the session has to tell until it or the stream is over.
+func tell(ctx context.Context, stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse], session *broker.Session) error {
+	for {
+		news, err := session.Next(ctx, frameBytes)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		if len(news.Slices) > 0 {
+			d := &brokerv1.ConsumeResponse_Deliveries{}
+			for _, slice := range news.Slices {
+				d.Slices = append(d.Slices, &brokerv1.Slice{
+					Partition: slice.Partition, AppendTimeMs: slice.AppendMS, Offsets: slice.Offsets, Attempts: slice.Attempts,
+					Tokens: slice.Tokens, Records: slice.Records,
+				})
+			}
+			if err := stream.Send(&brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Deliveries_{Deliveries: d}}); err != nil {
+				return err
+			}
+		}
+		if news.Alive {
+			if err := stream.Send(&brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Alive_{Alive: &brokerv1.ConsumeResponse_Alive{}}}); err != nil {
+				return err
+			}
+		}
+		if news.Drain {
+			m := &brokerv1.ConsumeResponse_Draining_{Draining: &brokerv1.ConsumeResponse_Draining{}}
+			if err := stream.Send(&brokerv1.ConsumeResponse{Message: m}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Settle implements BrokerService.
+func (s *brokerService) Settle(ctx context.Context, r *connect.Request[brokerv1.SettleRequest]) (*connect.Response[brokerv1.SettleResponse], error) {
+	others := make([]broker.Settlement, 0, len(r.Msg.GetSettlements()))
+	for _, m := range r.Msg.GetSettlements() {
+		o, err := settlement(m)
+		if err != nil {
+			return nil, wireError(err)
+		}
+		others = append(others, o)
+	}
+	refusals, err := s.broker.Settle(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetAcks(), others)
+	if err != nil {
+		return nil, wireError(err)
+	}
+	out := &brokerv1.SettleResponse{}
+	for _, f := range refusals {
+		out.Refusals = append(out.Refusals, &brokerv1.SettleRefusal{Token: f.Token, Refusal: refusal(f.Error)})
+	}
+	return connect.NewResponse(out), nil
+}
+
+func settlement(m *brokerv1.Settlement) (broker.Settlement, error) {
+	s := broker.Settlement{Token: m.GetToken()}
+	switch o := m.GetOutcome().(type) {
+	case *brokerv1.Settlement_Ack_:
+		if o.Ack.GetSkipReason() != "" {
+			s.Outcome = broker.Skipped
+		}
+	case *brokerv1.Settlement_Retry_:
+		s.Outcome, s.Error, s.HasAfter = broker.Retried, o.Retry.GetError(), o.Retry.After != nil
+		s.After = o.Retry.GetAfter().AsDuration()
+	case *brokerv1.Settlement_Reject_:
+		s.Outcome, s.Error = broker.Rejected, o.Reject.GetError()
+		if o.Reject.GetReason() == brokerv1.RejectReason_REJECT_REASON_UNDECODABLE {
+			s.Outcome = broker.Undecodable
+		}
+	case *brokerv1.Settlement_Snooze_:
+		s.Outcome, s.After = broker.Snoozed, o.Snooze.GetDelay().AsDuration()
+	case *brokerv1.Settlement_Release_:
+		s.Outcome = broker.Released
+	case *brokerv1.Settlement_Extend_:
+		s.Outcome, s.After = broker.Extended, o.Extend.GetLease().AsDuration()
+	default:
+		return s, &broker.Error{Reason: broker.BadRequest, Field: "settlements.outcome", Message: "a settlement needs an outcome"}
+	}
+	return s, nil
+}
+
+// Pull implements BrokerService.
+func (s *brokerService) Pull(ctx context.Context, r *connect.Request[brokerv1.PullRequest]) (*connect.Response[brokerv1.PullResponse], error) {
+	n := int(r.Msg.GetMaxMessages())
+	if n == 0 {
+		n = 1
+	}
+	slices, err := s.broker.Pull(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), n, r.Msg.GetLease().AsDuration(), r.Msg.GetWait().AsDuration())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	out := &brokerv1.PullResponse{}
+	for _, slice := range slices {
+		for i, raw := range slice.Each() {
+			rec, err := broker.ParseRecord(raw)
+			if err != nil {
+				return nil, wireError(err)
+			}
+			m := &brokerv1.PulledMessage{
+				Token: slice.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], Id: broker.MessageID(rec, slice.Partition, slice.Offsets[i]),
+				Partition: slice.Partition, Offset: slice.Offsets[i], Attempt: 1, Key: rec.Key, Headers: rec.HeaderMap(), Payload: rec.Payload,
+				AppendTimeMs: slice.AppendMS,
+			}
+			if len(slice.Attempts) > 0 {
+				m.Attempt = slice.Attempts[i]
+			}
+			m.Json, _ = s.broker.JSON(r.Msg.GetTopic(), rec.Payload) // absent if the payload does not decode
+			out.Messages = append(out.Messages, m)
+		}
+	}
+	return connect.NewResponse(out), nil
+}
+
+func checkBatchBytes(n int) error {
+	if n > MaxBatchBytes {
+		return &broker.Error{
+			Reason: broker.BatchTooLarge, Field: "messages", Message: "a batch of " + itoa(n) + " bytes: at most " + itoa(MaxBatchBytes) + " are allowed",
+			Metadata: map[string]string{"bound": itoa(MaxBatchBytes)},
+		}
+	}
+	return nil
+}
+
+// atMessage says which message of a request an error is about.
+func atMessage(err error, i int) error {
+	e := broker.Refusal(err)
+	if e.Field != "topic" {
+		e.Field = "messages[" + itoa(i) + "]." + e.Field
+	}
+	return e
+}
+
+func msTime(ms int64) time.Time { return time.UnixMilli(ms) }

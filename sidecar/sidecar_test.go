@@ -1,0 +1,101 @@
+package sidecar_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar"
+	"github.com/typedmq/typedmq/sidecar/internal/config"
+)
+
+func settings(t *testing.T) config.Config {
+	t.Helper()
+	cfg := config.Default(t.TempDir())
+	cfg.Listen = "127.0.0.1:0"
+	cfg.Socket = filepath.Join(cfg.DataDir, "mq.sock")
+	return cfg
+}
+
+func start(t *testing.T, cfg config.Config) *sidecar.Sidecar {
+	t.Helper()
+	began := time.Now()
+	s, err := sidecar.Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ready after %v", time.Since(began))
+	return s
+}
+
+func shutdown(t *testing.T, s *sidecar.Sidecar) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func get(t *testing.T, client *http.Client, url string) (int, string) {
+	t.Helper()
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestServesOnLoopbackAndSocket(t *testing.T) {
+	s := start(t, settings(t))
+	defer shutdown(t, s)
+	if status, _ := get(t, http.DefaultClient, "http://"+s.Addr()+"/readyz"); status != http.StatusOK {
+		t.Errorf("over TCP: %d", status)
+	}
+	overSocket := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", s.Socket())
+	}}}
+	defer overSocket.CloseIdleConnections()
+	if status, _ := get(t, overSocket, "http://sidecar/readyz"); status != http.StatusOK {
+		t.Errorf("over the socket: %d", status)
+	}
+}
+
+func TestADirectoryIsForOneProcess(t *testing.T) {
+	cfg := settings(t)
+	s := start(t, cfg)
+	_, err := sidecar.Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, sidecar.ErrDataDir) || !strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("a second sidecar on the directory got %v", err)
+	}
+	shutdown(t, s)
+	s = start(t, cfg) // free again
+	shutdown(t, s)
+}
+
+func TestABusyAddressIsAnError(t *testing.T) {
+	s := start(t, settings(t))
+	defer shutdown(t, s)
+	other := settings(t)
+	other.Listen = s.Addr()
+	if _, err := sidecar.Start(t.Context(), other, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), s.Addr()) {
+		t.Errorf("a second sidecar on the address got %v", err)
+	}
+	other = settings(t)
+	other.Socket = s.Socket()
+	if _, err := sidecar.Start(t.Context(), other, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--socket") {
+		t.Errorf("a second sidecar on the socket got %v", err)
+	}
+}
