@@ -1,0 +1,88 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/typedmq/typedmq/schemas/gen/mq/admin/v1"
+)
+
+func newGroups(c *cli) *cobra.Command {
+	var topic string
+	cmd := &cobra.Command{
+		Use:   "groups [GROUP]",
+		Short: "Show where groups stand in their topics",
+		Long: `Show where groups stand in their topics, per partition and in total.
+
+POSITION  every message below is settled for the group
+END       the offset that the next message will get
+LAG       messages that are not settled
+LEASED    messages that consumers hold
+WAITING   messages that wait for their next attempt
+DEAD      dead letters`,
+		Example: "  mq groups\n  mq groups rebooking --topic flights.departed -o json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := &adminv1.ListGroupsRequest{Topic: topic}
+			if len(args) == 1 {
+				q.Group = args[0]
+			}
+			return listGroups(cmd, c, q)
+		},
+	}
+	cmd.Flags().StringVar(&topic, "topic", "", "only this topic")
+	return cmd
+}
+
+func listGroups(cmd *cobra.Command, c *cli, q *adminv1.ListGroupsRequest) error {
+	sidecar, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer sidecar.close()
+	answer, err := ask(cmd.Context(), sidecar, sidecar.admin.ListGroups, q)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(answer.Groups, func(a, b *adminv1.GroupTopic) int {
+		return cmp.Or(cmp.Compare(a.GetGroup(), b.GetGroup()), cmp.Compare(a.GetTopic(), b.GetTopic()))
+	})
+	for _, g := range answer.Groups {
+		slices.SortFunc(g.Partitions, func(a, b *adminv1.GroupPartition) int { return cmp.Compare(a.GetPartition(), b.GetPartition()) })
+	}
+	if c.format == "json" {
+		return printJSON(cmd.OutOrStdout(), answer)
+	}
+	t := newTable(cmd.OutOrStdout(), "GROUP", "TOPIC", "PARTITION", "POSITION", "END", "LAG", "LEASED", "WAITING", "DEAD", "CONSUMERS")
+	for _, g := range answer.GetGroups() {
+		groupRows(t, g)
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	for _, g := range answer.GetGroups() {
+		for _, p := range g.GetPartitions() {
+			if p.GetFault() != "" {
+				fault := fmt.Sprintf("group %s, topic %s, partition %d: %s", g.GetGroup(), g.GetTopic(), p.GetPartition(), p.GetFault())
+				fmt.Fprintf(cmd.ErrOrStderr(), "mq: %s\n", printable(fault))
+			}
+		}
+	}
+	return nil
+}
+
+// groupRows shows each partition, then the total. Positions of different partitions have no sum that means anything.
+func groupRows(t *table, g *adminv1.GroupTopic) {
+	var lag, leased, waiting, dead int64
+	for _, p := range g.GetPartitions() {
+		t.row(g.GetGroup(), g.GetTopic(), p.GetPartition(), p.GetPosition(), p.GetEnd(), p.GetLag(), p.GetLeased(), p.GetWaiting(), p.GetDeadLetters(), "")
+		lag += p.GetLag()
+		leased += p.GetLeased()
+		waiting += p.GetWaiting()
+		dead += p.GetDeadLetters()
+	}
+	t.row(g.GetGroup(), g.GetTopic(), "total", "", "", lag, leased, waiting, dead, g.GetConsumers())
+}
