@@ -1,0 +1,45 @@
+# Everything a developer runs. `make help` lists it. Only Go, make and git are needed.
+
+GO    ?= go
+TOOL  := $(GO) tool -modfile=tools/go.mod
+# The race detector needs a C compiler; without one the tests run without it, and say so.
+RACE  := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
+SEEDS ?= 1000
+DATA  ?=
+CHAOS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint generate bench stress clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/mq, bin/protoc-gen-mq and bin/flights
+	$(GO) build -o bin/ ./sidecar/cmd/mq ./protoc-gen-mq ./examples/flights
+
+demo: build ## 20,000 flights through a real sidecar; DATA=file.json for real ones, CHAOS=1 to kill the sidecar on the way
+	bin/flights demo --mq bin/mq $(if $(DATA),--data $(DATA)) $(if $(CHAOS),--kill)
+
+test: ## all tests, with the race detector where there is a C compiler
+	@$(if $(RACE),true,echo "no C compiler: testing without the race detector")
+	$(GO) test $(RACE) ./...
+
+lint: ## gofmt, go vet, staticcheck, buf lint
+	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '/gen/')); test -z "$$out" || { echo "gofmt -w these files:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(TOOL) buf lint
+
+generate: ## write all generated code anew
+	$(TOOL) buf generate
+	$(TOOL) buf generate --template examples/flights/buf.gen.yaml
+
+bench: ## benchmarks of the core, the engines, the filters and the SDK
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...
+
+stress: build ## long runs: SEEDS random conversations with the core, then demos with a killed sidecar
+	SEEDS=$(SEEDS) $(GO) test $(RACE) -timeout 60m -run RandomEvents ./sidecar/internal/dispatch
+	for i in 1 2 3 4 5; do bin/flights demo --mq bin/mq --kill || exit 1; done
+
+clean: ## remove what was built
+	rm -rf bin
