@@ -16,9 +16,9 @@ import (
 // load runs Load in /work with a home of /home/ann.
 func load(file string, environ []string, flags map[string]string) (config.Config, error) {
 	src := config.Sources{
-		Environ: append([]string{"HOME=/home/ann", "PATH=/bin"}, environ...), Flags: flags, WorkingDir: "/work",
+		Environ: append([]string{"HOME=/home/ann", "PATH=/bin"}, environ...), Flags: flags, WorkingDir: "/srv",
 		ReadFile: func(name string) ([]byte, error) {
-			if name != "/work/mq.yaml" || file == "" {
+			if name != "/srv/mq.yaml" || file == "" {
 				return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 			}
 			return []byte(file), nil
@@ -46,7 +46,7 @@ func TestLaterSourcesWin(t *testing.T) {
 			c.DataDir, c.Socket = "/data", "/data/mq.sock"
 		}},
 		{"relative paths", "data_dir: data\nsocket: run/mq.sock\n", nil, nil, func(c *config.Config) {
-			c.DataDir, c.Socket = "/work/data", "/work/run/mq.sock"
+			c.DataDir, c.Socket = "/srv/data", "/srv/run/mq.sock"
 		}},
 		{"a file", "listen: \"[::1]:0\"\nsocket: none\ndrain_timeout: 1m\nlease_ttl: 5s\nmax_message_bytes: 65536\nlog_level: debug\nlog_format: json\n", nil, nil,
 			func(c *config.Config) {
@@ -66,7 +66,7 @@ func TestLaterSourcesWin(t *testing.T) {
 		{"XDG_STATE_HOME", "", []string{"XDG_STATE_HOME=/state"}, nil, func(c *config.Config) {
 			c.DataDir, c.Socket = "/state/typedmq", "/state/typedmq/mq.sock"
 		}},
-		{"no home", "", []string{"HOME="}, nil, func(c *config.Config) { c.DataDir, c.Socket = "/work/mq-data", "/work/mq-data/mq.sock" }},
+		{"no home", "", []string{"HOME="}, nil, func(c *config.Config) { c.DataDir, c.Socket = "/srv/mq-data", "/srv/mq-data/mq.sock" }},
 		{"the address of clients", "", []string{"MQ_ADDR=http://127.0.0.1:1"}, nil, func(*config.Config) {}},
 		{"service links of Kubernetes", "", []string{
 			"MQ_SERVICE_HOST=10.0.0.1", "MQ_SERVICE_PORT=7070", "MQ_SERVICE_PORT_GRPC=7070", "MQ_PORT=tcp://10.0.0.1:7070",

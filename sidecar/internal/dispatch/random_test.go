@@ -10,9 +10,9 @@ import (
 
 // TestRandomEvents runs random conversations, with owners that die at any moment, against a model that knows only the promises: a message is
 // leased to one at a time and in order of its key, attempts are counted and bounded, and in the end each message is settled exactly once.
-// SEEDS in the environment says how many conversations, 100 if it is not set.
+// SEEDS in the environment says how many conversations, 20 if it is not set.
 func TestRandomEvents(t *testing.T) {
-	seeds := uint64(100)
+	seeds := uint64(20)
 	if s, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
 		seeds = s
 	}
