@@ -39,6 +39,7 @@ type catalogue struct {
 		sync.Mutex
 		shard         engine.Shard
 		lost          <-chan struct{}
+		stale         bool // a commit failed: what is durable is not known
 		topics        map[string]*storagev1.Topic
 		subscriptions map[groupKey]*storagev1.Subscription
 		sets          map[hash]*schema.Set
@@ -74,10 +75,9 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.mu.shard, c.mu.lost = shard, got.lost
-	c.mu.topics = make(map[string]*storagev1.Topic)
-	c.mu.subscriptions = make(map[groupKey]*storagev1.Subscription)
-	c.mu.sets = make(map[hash]*schema.Set)
+	topics := make(map[string]*storagev1.Topic)
+	subscriptions := make(map[groupKey]*storagev1.Subscription)
+	sets := make(map[hash]*schema.Set)
 	for pair, err := range shard.Scan(ctx, []byte(keyDescriptors), nil) {
 		if err != nil {
 			return err
@@ -90,7 +90,7 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("descriptors %x: %w", pair.Key, err)
 		}
-		c.mu.sets[hash(pair.Key[len(keyDescriptors):])] = set
+		sets[hash(pair.Key[len(keyDescriptors):])] = set
 	}
 	for pair, err := range shard.Scan(ctx, []byte(keyTopic), nil) {
 		if err != nil {
@@ -100,7 +100,7 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 		if err := proto.Unmarshal(pair.Value, t); err != nil {
 			return fmt.Errorf("topic %s: %w", pair.Key, err)
 		}
-		c.mu.topics[t.GetName()] = t
+		topics[t.GetName()] = t
 	}
 	for pair, err := range shard.Scan(ctx, []byte(keySubscription), nil) {
 		if err != nil {
@@ -110,36 +110,48 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 		if err := proto.Unmarshal(pair.Value, s); err != nil {
 			return fmt.Errorf("subscription %s: %w", pair.Key, err)
 		}
-		c.mu.subscriptions[groupKey{s.GetGroup(), s.GetTopic()}] = s
+		subscriptions[groupKey{s.GetGroup(), s.GetTopic()}] = s
 	}
-	return c.loadSecretLocked(ctx)
-}
-
-// loadSecretLocked reads the secret of lease tokens, drawing one for a new store.
-func (c *catalogue) loadSecretLocked(ctx context.Context) error {
-	v, err := c.mu.shard.Get(ctx, []byte(keySecret))
-	switch {
-	case errors.Is(err, engine.ErrNotFound):
-		rand.Read(c.mu.secret[:])
-		_, err = c.mu.shard.Commit(ctx, engine.Batch{Writes: []engine.Write{{Key: []byte(keySecret), Value: c.mu.secret[:]}}})
-		return err
-	case err != nil:
+	secret, err := loadSecret(ctx, shard)
+	if err != nil {
 		return err
 	}
-	copy(c.mu.secret[:], v)
+	c.mu.shard, c.mu.lost, c.mu.stale = shard, got.lost, false
+	c.mu.topics, c.mu.subscriptions, c.mu.sets, c.mu.secret = topics, subscriptions, sets, secret
 	return nil
 }
 
-// commitLocked saves a change, claiming the catalogue anew first if ownership was lost.
-func (c *catalogue) commitLocked(ctx context.Context, writes []engine.Write) error {
+// loadSecret reads the secret of lease tokens, drawing one for a new store.
+func loadSecret(ctx context.Context, shard engine.Shard) (secret [16]byte, err error) {
+	v, err := shard.Get(ctx, []byte(keySecret))
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		rand.Read(secret[:])
+		_, err = shard.Commit(ctx, engine.Batch{Writes: []engine.Write{{Key: []byte(keySecret), Value: secret[:]}}})
+		return secret, err
+	case err != nil:
+		return secret, err
+	}
+	copy(secret[:], v)
+	return secret, nil
+}
+
+// freshLocked reads the catalogue anew if it cannot be sure of what it knows: ownership was lost, or a commit failed. again says that it did.
+func (c *catalogue) freshLocked(ctx context.Context) (again bool, err error) {
 	select {
 	case <-c.mu.lost:
-		if err := c.openLocked(ctx); err != nil {
-			return err
-		}
 	default:
+		if !c.mu.stale {
+			return false, nil
+		}
 	}
+	return true, c.openLocked(ctx)
+}
+
+// commitLocked saves a change. After an error the catalogue reads itself anew before the next one.
+func (c *catalogue) commitLocked(ctx context.Context, writes []engine.Write) error {
 	_, err := c.mu.shard.Commit(ctx, engine.Batch{Writes: writes})
+	c.mu.stale = err != nil
 	return err
 }
 
@@ -147,6 +159,10 @@ func (c *catalogue) commitLocked(ctx context.Context, writes []engine.Write) err
 func (c *catalogue) all() contents {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.allLocked()
+}
+
+func (c *catalogue) allLocked() contents {
 	var out contents
 	for _, t := range c.mu.topics {
 		out.topics = append(out.topics, t)

@@ -179,13 +179,17 @@ func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string
 				errs[sv.partition] = err
 				return
 			}
-			if all || wanted[d.ID] {
+			if (all || wanted[d.ID]) && !sv.moved[d.Offset] {
+				sv.moved[d.Offset] = true
 				do(sv, d)
 				counts[sv.partition]++
 				found[sv.partition] = append(found[sv.partition], d.ID)
 			}
 		}
 	})
+	if ctx.Err() != nil { // shards may still be at it
+		return 0, Refusal(ctx.Err())
+	}
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return 0, Refusal(err)
 	}

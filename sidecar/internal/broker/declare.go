@@ -75,6 +75,13 @@ func (b *Broker) register(ctx context.Context, set *schema.Set, d Declaration) (
 	c := b.catalogue
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	again, err := c.freshLocked(ctx)
+	if err == nil && again {
+		err = b.takeEffectLocked(c.allLocked())
+	}
+	if err != nil {
+		return Declared{}, Refusal(err)
+	}
 	plan := declaring{broker: b, set: set, topics: make(map[string]*storagev1.Topic)}
 	for _, message := range d.Topics {
 		if err := plan.topic(message); err != nil {

@@ -20,6 +20,7 @@ func (sv *serving) fetch(ctx context.Context) (bool, error) {
 	if n == 0 {
 		return false, nil
 	}
+	end := dispatch.Offset(sv.end.Load()) // before reading: what is published meanwhile is no gap
 	chunks, err := sv.broker.engine.Read(ctx, sv.log, engine.Offset(from), fetchBytes)
 	if err != nil {
 		return false, err
@@ -43,7 +44,7 @@ func (sv *serving) fetch(ctx context.Context) (bool, error) {
 		}
 	}
 	if len(chunks) == 0 { // the log was trimmed up to its end
-		ev.Next = dispatch.Offset(sv.end.Load())
+		ev.Next = max(from, end)
 	}
 	_ = sv.machine.Step(sv.broker.now(), ev)
 	return true, nil

@@ -61,7 +61,7 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 	got := s.mu.queue
 	s.mu.queue = nil
 	s.mu.Unlock()
-	if err != nil && len(got) == 0 {
+	if ctx.Err() != nil || err != nil && len(got) == 0 { // nobody is there to take them, or there is nothing to take
 		s.Close(false)
 		return nil, Refusal(err)
 	}

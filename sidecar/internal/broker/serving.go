@@ -30,6 +30,8 @@ type serving struct {
 	order    []*joined // the sessions in the order in which this partition prefers them
 
 	extra   []engine.Write // written with the next commit
+	moved   map[int64]bool // offsets of dead letters that extra redrives or discards
+	buried  int64          // dead letters that the commit under way stores
 	pending []task         // whose effects are not durable yet
 	counted Counters
 	dead    int64 // dead letters that are stored
@@ -43,7 +45,8 @@ type serving struct {
 // joined is a session as one partition knows it.
 type joined struct {
 	*Session
-	leases int // that its outstanding count includes for this partition
+	leases int   // that its outstanding count includes for this partition
+	heard  int64 // the end of its leases that the machine knows from heartbeats
 	rank   uint64
 }
 
@@ -54,16 +57,15 @@ type Counters struct {
 }
 
 func newServing(ctx context.Context, s *shard, got claimed, store engine.Shard) (*serving, error) {
-	sv := &serving{shard: s, broker: s.group.broker, claim: got, store: store, sessions: make(map[dispatch.SessionID]*joined)}
+	sv := &serving{shard: s, broker: s.group.broker, claim: got, store: store, sessions: make(map[dispatch.SessionID]*joined), moved: make(map[int64]bool)}
 	now := sv.broker.now()
 	snap, dead, err := loadState(ctx, store, sv.broker.clock.Now(), now, sv.keyHash)
 	if err != nil {
 		return nil, err
 	}
 	sv.dead = dead
-	if snap.Floor == 0 && len(snap.Blocks) == 0 {
-		snap.Floor = dispatch.Offset(s.group.policy.Load().starts[s.partition])
-	}
+	// The head is saved when the floor moves: until then the group stands where it began.
+	snap.Floor = max(snap.Floor, dispatch.Offset(s.group.policy.Load().starts[s.partition]))
 	bounds, err := sv.broker.engine.Bounds(ctx, s.log)
 	if err != nil {
 		return nil, err
@@ -83,6 +85,8 @@ func (sv *serving) serve(ctx context.Context) error {
 	for _, s := range sv.group.allSessions() { // those that came before calls were let in
 		sv.join(s)
 	}
+	decl := sv.group.policy.Load().decl // it may have been replaced before calls were let in
+	sv.machine.Reconfigure(retryOf(decl.Retry), decl.DeadLetter.Disabled)
 	sv.signal()
 	for {
 		select {
@@ -134,6 +138,7 @@ func (sv *serving) failPending(err error) {
 
 // turn does all there is to do now.
 func (sv *serving) turn(ctx context.Context) error {
+	sv.hear()
 	sv.step(sv.takeCalls())
 	now := sv.broker.now()
 	_ = sv.machine.Step(now, dispatch.Grown{End: dispatch.Offset(sv.end.Load())})
@@ -215,6 +220,7 @@ func (sv *serving) setTimer() {
 // commit makes a save durable, with whatever calls want to be written beside it.
 func (sv *serving) commit(ctx context.Context, save dispatch.Save) error {
 	if save.Needed || len(sv.extra) > 0 {
+		sv.buried = 0
 		writes, err := sv.encode(ctx, save)
 		if err != nil {
 			return err
@@ -224,8 +230,9 @@ func (sv *serving) commit(ctx context.Context, save dispatch.Save) error {
 		}
 		sv.flushAt = 0
 		sv.extra = sv.extra[:0]
-		sv.dead += int64(len(save.Burials))
-		sv.counted.DeadLettered += int64(len(save.Burials))
+		sv.dead += sv.buried
+		sv.counted.DeadLettered += sv.buried
+		clear(sv.moved)
 	}
 	return nil
 }
@@ -283,16 +290,28 @@ func (sv *serving) join(s *Session) {
 	_ = sv.machine.Step(now, dispatch.Join{Session: s.ID, Until: now.Add(s.Lease)})
 }
 
-func (sv *serving) heartbeat(s *Session, until dispatch.Instant) {
-	_ = sv.machine.Step(sv.broker.now(), dispatch.Heartbeat{Session: s.ID, Until: until})
+// hear tells the machine of heartbeats, before anything that could end a session for want of one: the shard may have been busy for
+// longer than a lease.
+func (sv *serving) hear() {
+	now := sv.broker.now()
+	for id, j := range sv.sessions {
+		if until := j.until.Load(); until > j.heard {
+			j.heard = until
+			_ = sv.machine.Step(now, dispatch.Heartbeat{Session: id, Until: dispatch.Instant(until)})
+		}
+	}
 }
 
 func (sv *serving) leave(s *Session, crashed bool) {
-	before := sv.machine.Stats()
-	_ = sv.machine.Step(sv.broker.now(), dispatch.Leave{Session: s.ID, Crashed: crashed})
-	if crashed {
-		sv.counted.ExpiredLeases += int64(before.Leased - sv.machine.Stats().Leased)
+	now := sv.broker.now()
+	for _, slice := range s.unsent(sv.partition) {
+		for raw := slice.Tokens; len(raw) > 0; raw = raw[TokenSize:] {
+			if t, ok := sv.group.tokens.read(raw[:TokenSize]); ok {
+				_ = sv.machine.Step(now, dispatch.Release{Token: t.Token})
+			}
+		}
 	}
+	_ = sv.machine.Step(now, dispatch.Leave{Session: s.ID, Crashed: crashed})
 	sv.forget(s.ID)
 }
 
@@ -317,7 +336,6 @@ func (sv *serving) settleAccounts() {
 	for id, j := range sv.sessions {
 		leases, known := sv.machine.Leases(id)
 		if !known {
-			sv.counted.ExpiredLeases += int64(j.leases)
 			sv.forget(id)
 			j.end(fail(SessionLost, "", "nothing was heard of the consumer for %v", j.Lease))
 			continue

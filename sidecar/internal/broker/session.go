@@ -33,6 +33,7 @@ type Session struct {
 
 	credits     atomic.Int64 // messages that may be unsettled here
 	outstanding atomic.Int64 // messages that are, or that a shard is about to lease
+	until       atomic.Int64 // end of its leases as heartbeats put it; a shard looks at it before it does anything else
 
 	mu struct {
 		sync.Mutex
@@ -60,6 +61,9 @@ func (b *Broker) Join(groupName, topicName, client string, credits int) (*Sessio
 	}
 	s := g.newSession(client, credits, g.lease())
 	s.group.eachShard(task{do: func(sv *serving) { sv.join(s) }})
+	if b.draining.Load() { // since the look above: Drain may have missed the session
+		s.drain()
+	}
 	return s, nil
 }
 
@@ -82,8 +86,7 @@ func (s *Session) ProcessingTimeout() time.Duration {
 
 // Heartbeat keeps the session's leases.
 func (s *Session) Heartbeat() {
-	until := s.group.broker.now().Add(s.Lease)
-	s.group.eachShard(task{do: func(sv *serving) { sv.heartbeat(s, until) }})
+	s.until.Store(int64(s.group.broker.now().Add(s.Lease)))
 	s.mu.Lock()
 	s.mu.alive = true
 	s.mu.Unlock()
@@ -151,7 +154,23 @@ func (s *Session) news(maxBytes int) (News, bool) {
 	return news, n > 0 || news.Drain || news.Alive
 }
 
-// Close ends the session. What it has leased goes to others; with crashed an attempt is counted for it.
+// unsent takes the slices of a partition that were never sent.
+func (s *Session) unsent(partition uint32) (slices []Slice) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := s.mu.queue[:0]
+	for _, slice := range s.mu.queue {
+		if slice.Partition == partition {
+			slices = append(slices, slice)
+		} else {
+			kept = append(kept, slice)
+		}
+	}
+	s.mu.queue = kept
+	return slices
+}
+
+// Close ends the session. What it has leased goes to others; with crashed an attempt is counted for what was sent to it.
 func (s *Session) Close(crashed bool) {
 	s.end(nil)
 	s.group.eachShard(task{do: func(sv *serving) { sv.leave(s, crashed) }})
@@ -196,6 +215,11 @@ func (s *Session) signal() {
 func (s *Session) take(n int) int {
 	if s.group.broker.draining.Load() {
 		return 0
+	}
+	select {
+	case <-s.gone:
+		return 0
+	default:
 	}
 	for {
 		out := s.outstanding.Load()

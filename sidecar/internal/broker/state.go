@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -74,9 +75,15 @@ func (sv *serving) encode(ctx context.Context, s dispatch.Save) ([]engine.Write,
 	}
 	for _, b := range s.Burials { // before DropRedriven: a burial may be of a redriven message
 		d, err := sv.deadLetter(ctx, b)
+		if errors.Is(err, errTrimmed) {
+			sv.broker.log.Warn("retention deleted a message before it could become a dead letter", "group", sv.group.name,
+				"topic", sv.group.topic.decl.Name, "partition", sv.partition, "offset", b.Offset)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
+		sv.buried++
 		if err := put(shardKey(keyDeadLetter, int64(b.Offset)), d); err != nil {
 			return nil, err
 		}

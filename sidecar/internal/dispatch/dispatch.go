@@ -93,16 +93,17 @@ type Partition struct {
 	cursor Offset // offsets from here on were not fetched
 	end    Offset // of the log, as far as known
 
-	pages    pages
-	redriven map[Offset]*entry // dead letters given back, whatever the floor
-	failures map[Offset]*failure
-	gates    map[uint64]gate
-	again    queue // ready for another time: retries, released, unparked
-	timers   timers
-	extended map[Offset]Instant // ends of leases that were extended on their own
-	redrives uint32
-	sessions []*session
-	restored map[int64]Bitmap // settled blocks of the snapshot that were not fetched yet
+	pages          pages
+	redriven       map[Offset]*entry // dead letters given back, whatever the floor
+	failures       map[Offset]*failure
+	gates          map[uint64]gate
+	again          queue // ready for another time: retries, released, unparked
+	timers         timers
+	extended       map[Offset]Instant // ends of leases that were extended on their own
+	redrivenLeases uint32             // leases of redriven messages so far
+	expired        int64
+	sessions       []*session
+	restored       map[int64]Bitmap // settled blocks of the snapshot that were not fetched yet
 
 	count   Stats
 	pending Ready
@@ -143,7 +144,9 @@ func New(cfg Config, snap Snapshot, now Instant) *Partition {
 // Errors: ErrLeaseLost, ErrUnknownSession.
 func (p *Partition) Step(now Instant, ev Event) error {
 	err := p.apply(now, ev)
-	p.fire(now)
+	if _, ok := ev.(Heartbeat); !ok { // the heartbeat of another session may be the next event
+		p.fire(now)
+	}
 	return err
 }
 

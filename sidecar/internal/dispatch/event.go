@@ -32,7 +32,7 @@ type Leave struct {
 	Crashed bool
 }
 
-// Heartbeat moves the end of a session's leases.
+// Heartbeat moves the end of a session's leases. It ends nothing that is due: the caller hands over all heartbeats first, then other events.
 type Heartbeat struct {
 	Session SessionID
 	Until   Instant

@@ -38,7 +38,7 @@ func (p *Partition) see(m Message) {
 	p.count.Ready++
 	if m.Filtered {
 		p.settle(m.Offset, e)
-		p.changed(e.failed)
+		p.changed(false)
 	}
 }
 

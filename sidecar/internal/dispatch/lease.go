@@ -152,7 +152,10 @@ func (p *Partition) lease(s *session, o Offset, e *entry) {
 	p.count.Leased++
 	s.leases++
 	e.state, e.session, e.extended = leased, s.id, false
-	e.lease++
+	if e.lease++; e.redriven { // numbers of their own, so that no token of the message's first life fits
+		p.redrivenLeases++
+		e.lease = 1<<31 | p.redrivenLeases
+	}
 	d := Delivery{Session: s.id, Offset: o, Lease: e.lease, Attempt: 1, Redriven: e.redriven}
 	if e.failed {
 		d.Attempt += p.failures[o].attempts

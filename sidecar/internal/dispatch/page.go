@@ -35,7 +35,7 @@ type entry struct {
 	failed bool
 	// extended says that the lease no longer ends with its session.
 	extended bool
-	// reserved says that the message holds its key's gate though it is not leased.
+	// reserved says that the message holds its key's gate.
 	reserved bool
 	// redriven says that the entry is in Partition.redriven, not on a page.
 	redriven bool

@@ -112,8 +112,7 @@ func (p *Partition) redrive(now Instant, m Message) {
 	if _, ok := p.redriven[m.Offset]; ok {
 		return
 	}
-	p.redrives++
-	e := &entry{key: m.Key, next: none, state: ready, redriven: true, lease: p.redrives << 16} // no token of its first life fits
+	e := &entry{key: m.Key, next: none, state: ready, redriven: true}
 	switch p.cfg.Ordering {
 	case PerPartition:
 		e.key = 1

@@ -69,7 +69,7 @@ func (p *Partition) fire(now Instant) {
 			i++
 			continue
 		}
-		p.eachLease(s.id, false, func(o Offset, e *entry) { p.attempted(now, o, e, "lease expired", 0) })
+		p.eachLease(s.id, false, func(o Offset, e *entry) { p.expire(now, o, e) })
 		p.forget(s.id)
 	}
 	for {
@@ -87,10 +87,19 @@ func (p *Partition) fire(now Instant) {
 			e.state = ready
 			p.again.push(t.offset)
 		case t.kind == leaseEnds && e.state == leased && p.extended[t.offset] == t.at:
-			p.attempted(now, t.offset, e, "lease expired", 0)
+			p.expire(now, t.offset, e)
 		}
 	}
 }
+
+// expire ends a lease whose time is over.
+func (p *Partition) expire(now Instant, o Offset, e *entry) {
+	p.expired++
+	p.attempted(now, o, e, "lease expired", 0)
+}
+
+// Expired counts the leases that ended because their time was over.
+func (p *Partition) Expired() int64 { return p.expired }
 
 // queue is a first-in first-out list of offsets.
 type queue struct {

@@ -158,11 +158,11 @@ func (s *brokerService) Consume(ctx context.Context, stream *connect.BidiStream[
 		defer close(listening)
 		cancel(listen(stream, session))
 	}()
-	err = tell(ctx, stream, session)
+	broken, err := tell(ctx, stream, session)
 	said := context.Cause(ctx)
 	// A client that closed its side has settled what it wants to settle. One that vanished may have been killed by a message. A session that
 	// ended here, by drain or silence, is nobody's fault or counted already.
-	session.Close(said != nil && !errors.Is(said, io.EOF))
+	session.Close(!errors.Is(said, io.EOF) && (broken || said != nil))
 	cancel(nil)
 	if errors.Is(said, io.EOF) {
 		<-listening
@@ -208,40 +208,42 @@ func listen(stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.Consume
 	}
 }
 
-// tell sends what the session has to tell until it or the stream is over.
-func tell(ctx context.Context, stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse], session *broker.Session) error {
+// tell sends what the session has to tell until it or the stream is over. broken says that the client could not be reached.
+func tell(ctx context.Context, stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse], session *broker.Session) (broken bool, err error) {
 	for {
 		news, err := session.Next(ctx, frameBytes)
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
-				return cause
+				return false, cause
 			}
-			return err
+			return false, err
 		}
-		if len(news.Slices) > 0 {
-			d := &brokerv1.ConsumeResponse_Deliveries{}
-			for _, slice := range news.Slices {
-				d.Slices = append(d.Slices, &brokerv1.Slice{
-					Partition: slice.Partition, AppendTimeMs: slice.AppendMS, Offsets: slice.Offsets, Attempts: slice.Attempts,
-					Tokens: slice.Tokens, Records: slice.Records,
-				})
-			}
-			if err := stream.Send(&brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Deliveries_{Deliveries: d}}); err != nil {
-				return err
-			}
-		}
-		if news.Alive {
-			if err := stream.Send(&brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Alive_{Alive: &brokerv1.ConsumeResponse_Alive{}}}); err != nil {
-				return err
-			}
-		}
-		if news.Drain {
-			m := &brokerv1.ConsumeResponse_Draining_{Draining: &brokerv1.ConsumeResponse_Draining{}}
-			if err := stream.Send(&brokerv1.ConsumeResponse{Message: m}); err != nil {
-				return err
+		for _, m := range messages(news) {
+			if err := stream.Send(m); err != nil {
+				return true, err
 			}
 		}
 	}
+}
+
+func messages(news broker.News) (out []*brokerv1.ConsumeResponse) {
+	if len(news.Slices) > 0 {
+		d := &brokerv1.ConsumeResponse_Deliveries{}
+		for _, slice := range news.Slices {
+			d.Slices = append(d.Slices, &brokerv1.Slice{
+				Partition: slice.Partition, AppendTimeMs: slice.AppendMS, Offsets: slice.Offsets, Attempts: slice.Attempts,
+				Tokens: slice.Tokens, Records: slice.Records,
+			})
+		}
+		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Deliveries_{Deliveries: d}})
+	}
+	if news.Alive {
+		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Alive_{Alive: &brokerv1.ConsumeResponse_Alive{}}})
+	}
+	if news.Drain {
+		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Draining_{Draining: &brokerv1.ConsumeResponse_Draining{}}})
+	}
+	return out
 }
 
 // Settle implements BrokerService.
