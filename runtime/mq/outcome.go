@@ -25,17 +25,21 @@ func Permanent(err error) error {
 	return &permanent{err}
 }
 
+// MaxDelay bounds the delays of RetryAfter and Snooze: a longer one is cut to it.
+const MaxDelay = 7 * 24 * time.Hour
+
 // RetryAfter marks an error after which the message is tried again in d, instead of the retry policy's wait. The attempt
-// counts. A negative d is 0. RetryAfter(nil, d) is nil.
+// counts. A negative d is 0, one over MaxDelay is that. RetryAfter(nil, d) is nil.
 func RetryAfter(err error, d time.Duration) error {
 	if err == nil {
 		return nil
 	}
-	return &retryAfter{err, max(d, 0)}
+	return &retryAfter{err, min(max(d, 0), MaxDelay)}
 }
 
-// Snooze asks for the message to be delivered again in d, without using an attempt. A negative d is 0.
-func Snooze(d time.Duration) error { return &snooze{max(d, 0)} }
+// Snooze asks for the message to be delivered again in d, without using an attempt. A negative d is 0, one over
+// MaxDelay is that.
+func Snooze(d time.Duration) error { return &snooze{min(max(d, 0), MaxDelay)} }
 
 // Skip acknowledges the message and has it counted as skipped for the reason.
 func Skip(reason string) error { return &skip{reason} }

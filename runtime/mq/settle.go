@@ -158,6 +158,7 @@ func (s *session) send(ctx context.Context, batch outcomes) (left outcomes, err 
 			return true
 		default:
 			s.giveUp(1, refusal)
+			s.lose(refusal) // heartbeats would keep a lease that nothing can settle
 		}
 		return false
 	}

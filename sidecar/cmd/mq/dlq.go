@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/spf13/cobra"
 )
 
@@ -32,4 +35,12 @@ func chooseIDs(args []string, all bool) (ids []string, err error) {
 		return nil, usagef("name the ids of dead letters, or use --all")
 	}
 	return ids, nil
+}
+
+// unknownIDs is the error of a call that named ids which no dead letter has. It is nil for none.
+func unknownIDs(ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	return fmt.Errorf("no dead letter has the id %s", printable(strings.Join(ids, ", ")))
 }

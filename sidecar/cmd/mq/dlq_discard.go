@@ -46,6 +46,8 @@ func discard(cmd *cobra.Command, c *cli, q *adminv1.DiscardDeadLettersRequest) e
 	if c.format == "json" {
 		return printJSON(cmd.OutOrStdout(), answer)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "discarded: %d\n", answer.GetDiscarded())
-	return err
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "discarded: %d\n", answer.GetDiscarded()); err != nil {
+		return err
+	}
+	return unknownIDs(answer.GetUnknownIds())
 }

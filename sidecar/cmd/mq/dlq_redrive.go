@@ -40,6 +40,8 @@ func redrive(cmd *cobra.Command, c *cli, q *adminv1.RedriveDeadLettersRequest) e
 	if c.format == "json" {
 		return printJSON(cmd.OutOrStdout(), answer)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "redriven: %d\n", answer.GetRedriven())
-	return err
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "redriven: %d\n", answer.GetRedriven()); err != nil {
+		return err
+	}
+	return unknownIDs(answer.GetUnknownIds())
 }

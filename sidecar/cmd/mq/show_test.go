@@ -233,10 +233,17 @@ message: 3 bytes that do not decode; --output json shows them
 		"mq: no dead letter \"9\" of group g in topic t; mq dlq list shows those there are\n")
 }
 
+func TestDLQNamesUnknownIDs(t *testing.T) {
+	newFake(t, &adminv1.RedriveDeadLettersResponse{Redriven: 1, UnknownIds: []string{"8-1", "8-2"}}).
+		mq(t, "", "dlq", "redrive", "g", "t", "3-17", "8-1", "8-2").want(t, 1, "redriven: 1\n", "mq: no dead letter has the id 8-1, 8-2\n")
+	newFake(t, &adminv1.DiscardDeadLettersResponse{Discarded: 1, UnknownIds: []string{"8-1"}}).
+		mq(t, "", "dlq", "discard", "g", "t", "3-17", "8-1").want(t, 1, "discarded: 1\n", "mq: no dead letter has the id 8-1\n")
+}
+
 func TestDLQRedrive(t *testing.T) {
 	f := newFake(t, &adminv1.RedriveDeadLettersResponse{Redriven: 2}, &adminv1.RedriveDeadLettersResponse{Redriven: 7})
 	f.mq(t, "", "dlq", "redrive", "g", "t", "3-17", "5-2").want(t, 0, "redriven: 2\n", "")
-	f.mq(t, "", "dlq", "redrive", "g", "t", "--all", "-o", "json").want(t, 0, "{\n  \"redriven\": \"7\"\n}\n", "")
+	f.mq(t, "", "dlq", "redrive", "g", "t", "--all", "-o", "json").want(t, 0, "{\n  \"redriven\": \"7\",\n  \"unknownIds\": []\n}\n", "")
 	f.mustAsk(t, &adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", Ids: []string{"3-17", "5-2"}},
 		&adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", All: true})
 	f.mq(t, "", "dlq", "redrive", "g", "t").want(t, 2, "", "mq: name the ids of dead letters, or use --all\nhint: mq dlq redrive --help shows how it is used\n")

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/cluster"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
@@ -169,6 +170,9 @@ func (b *Broker) topic(name string) (*topicState, *Error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	t := b.mu.topics[name]
+	if err := topic.CheckName(name); t == nil && err != nil {
+		return nil, badName("topic", err)
+	}
 	if t == nil {
 		return nil, fail(TopicUnknown, "topic", "topic %q is unknown: declare it first", clip(name)).with("topic", clip(name))
 	}
@@ -183,6 +187,9 @@ func (b *Broker) group(name, topicName string) (*group, *Error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	g := b.mu.groups[groupKey{name, t.decl.Name}]
+	if err := topic.CheckName(name); g == nil && err != nil {
+		return nil, badName("group", err)
+	}
 	if g == nil {
 		return nil, fail(GroupUnknown, "group", "group %q has no subscription to topic %q: declare it first", clip(name), t.decl.Name).
 			with("group", clip(name)).with("topic", t.decl.Name)
@@ -198,6 +205,13 @@ func (b *Broker) allGroups() []*group {
 		all = append(all, g)
 	}
 	return all
+}
+
+// badName refuses a name that no topic or group can have.
+func badName(field string, err error) *Error {
+	e := Refusal(err)
+	e.Field = field
+	return e
 }
 
 // clip bounds a name that came from outside before it is printed.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -130,8 +132,8 @@ func (s *shard) deadLetters(ctx context.Context, from int64) func(func(DeadLette
 	}
 }
 
-// Redrive gives dead letters back to their group: those of ids, or all that are there now. It returns how many.
-func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, ids []string, all bool) (int, error) {
+// Redrive gives dead letters back to their group: those of ids, or all that are there now. It returns how many, and the ids that no dead letter has.
+func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, ids []string, all bool) (n int, unknown []string, err error) {
 	return b.forDeadLetters(ctx, groupName, topicName, ids, all, func(sv *serving, d DeadLetter) {
 		value, err := proto.Marshal(&storagev1.Redriven{Record: d.Record.raw, AppendTimeMs: d.Published.UnixMilli()})
 		if err != nil {
@@ -148,8 +150,8 @@ func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, ids [
 	})
 }
 
-// Discard deletes dead letters: those of ids, or all that are there now. It returns how many.
-func (b *Broker) Discard(ctx context.Context, groupName, topicName string, ids []string, all bool) (int, error) {
+// Discard deletes dead letters: those of ids, or all that are there now. It returns how many, and the ids that no dead letter has.
+func (b *Broker) Discard(ctx context.Context, groupName, topicName string, ids []string, all bool) (n int, unknown []string, err error) {
 	return b.forDeadLetters(ctx, groupName, topicName, ids, all, func(sv *serving, d DeadLetter) {
 		sv.extra = append(sv.extra, engine.Write{Key: shardKey(keyDeadLetter, d.Offset), Delete: true})
 		sv.dead--
@@ -158,13 +160,13 @@ func (b *Broker) Discard(ctx context.Context, groupName, topicName string, ids [
 }
 
 // forDeadLetters does something with each dead letter that was chosen, in its shard, durably.
-func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string, ids []string, all bool, do func(*serving, DeadLetter)) (int, error) {
+func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string, ids []string, all bool, do func(*serving, DeadLetter)) (n int, unknown []string, err error) {
 	g, refused := b.group(groupName, topicName)
 	if refused != nil {
-		return 0, refused
+		return 0, nil, refused
 	}
 	if all == (len(ids) > 0) {
-		return 0, fail(BadRequest, "ids", "name ids or set all, not both")
+		return 0, nil, fail(BadRequest, "ids", "name ids or set all, not both")
 	}
 	wanted := make(map[string]bool, len(ids))
 	for _, id := range ids {
@@ -173,7 +175,7 @@ func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string
 	counts := make([]int, len(g.shards))
 	found := make([][]string, len(g.shards))
 	errs := make([]error, len(g.shards))
-	_, err := g.onAll(ctx, func(sv *serving) {
+	_, err = g.onAll(ctx, func(sv *serving) {
 		for d, err := range sv.deadLetters(ctx, 0) {
 			if err != nil {
 				errs[sv.partition] = err
@@ -188,10 +190,10 @@ func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string
 		}
 	})
 	if ctx.Err() != nil { // shards may still be at it
-		return 0, Refusal(ctx.Err())
+		return 0, nil, Refusal(ctx.Err())
 	}
 	if err := errors.Join(append(errs, err)...); err != nil {
-		return 0, Refusal(err)
+		return 0, nil, Refusal(err)
 	}
 	total := 0
 	for p, n := range counts {
@@ -201,7 +203,7 @@ func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string
 		}
 	}
 	if len(wanted) > 0 && total == 0 {
-		return 0, fail(MessageUnknown, "ids", "no dead letter of group %q in topic %q has such an id", groupName, topicName)
+		return 0, nil, fail(MessageUnknown, "ids", "no dead letter of group %q in topic %q has such an id", groupName, topicName)
 	}
-	return total, nil
+	return total, slices.Sorted(maps.Keys(wanted)), nil
 }

@@ -36,7 +36,18 @@ type world struct {
 type faulty struct {
 	engine.Engine
 	failCommits atomic.Int32 // how many of the next ones
-	commits     atomic.Int64
+	failAfter   atomic.Bool  // the next one, after it was made
+	stall       atomic.Int64 // how long each one takes, in nanoseconds
+	onEmptyRead atomic.Pointer[func()]
+}
+
+func (f *faulty) Read(ctx context.Context, log engine.LogID, from engine.Offset, maxBytes int) ([]engine.Chunk, error) {
+	chunks, err := f.Engine.Read(ctx, log, from, maxBytes)
+	if hook := f.onEmptyRead.Load(); hook != nil && err == nil && len(chunks) == 0 {
+		f.onEmptyRead.Store(nil)
+		(*hook)()
+	}
+	return chunks, err
 }
 
 func (f *faulty) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoch) (engine.Shard, error) {
@@ -50,11 +61,15 @@ type faultyShard struct {
 }
 
 func (s faultyShard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
-	s.f.commits.Add(1)
+	time.Sleep(time.Duration(s.f.stall.Load()))
 	if s.f.failCommits.Add(-1) >= 0 {
 		return nil, engine.ErrUnknownOutcome
 	}
-	return s.Shard.Commit(ctx, b)
+	offsets, err := s.Shard.Commit(ctx, b)
+	if s.f.failAfter.Swap(false) {
+		return nil, engine.ErrUnknownOutcome
+	}
+	return offsets, err
 }
 
 type wall struct{}
@@ -105,6 +120,28 @@ func (w *world) declare(change func(service string, o *mqv1.SubscribeOptions)) {
 }
 
 func (w *world) tryDeclare(change func(service string, o *mqv1.SubscribeOptions)) error {
+	_, err := w.Declare(w.t.Context(), broker.Declaration{
+		Descriptors: w.files(change), Topics: []string{"air.flights.v1.FlightDeparted", "air.flights.v1.BagsChecked"}, Subscriptions: []string{baggageRPC, boardRPC},
+	})
+	return err
+}
+
+func (w *world) tryDeclareTopic(message string) error {
+	_, err := w.Declare(w.t.Context(), broker.Declaration{Descriptors: w.files(nil), Topics: []string{message}})
+	return err
+}
+
+func (w *world) declareTopics() {
+	w.t.Helper()
+	for _, message := range []string{"air.flights.v1.FlightDeparted", "air.flights.v1.BagsChecked"} {
+		if err := w.tryDeclareTopic(message); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// files are the descriptors of the example.
+func (w *world) files(change func(service string, o *mqv1.SubscribeOptions)) *descriptorpb.FileDescriptorSet {
 	fds := &descriptorpb.FileDescriptorSet{}
 	seen := map[string]bool{}
 	var add func(protoreflect.FileDescriptor)
@@ -129,10 +166,7 @@ func (w *world) tryDeclare(change func(service string, o *mqv1.SubscribeOptions)
 			}
 		}
 	}
-	_, err := w.Declare(w.t.Context(), broker.Declaration{
-		Descriptors: fds, Topics: []string{"air.flights.v1.FlightDeparted", "air.flights.v1.BagsChecked"}, Subscriptions: []string{baggageRPC, boardRPC},
-	})
-	return err
+	return fds
 }
 
 // publish sends n flights, numbered from first, from one origin each of origins.

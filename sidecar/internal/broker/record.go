@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"bytes"
 	"iter"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -161,8 +163,9 @@ func (r Record) check(t *topicState, l Limits) *Error {
 		return fail(HeadersTooLarge, "headers", "%d headers: at most %d are allowed", r.count, l.Headers).with("bound", l.Headers)
 	case r.headers > l.HeaderBytes:
 		return fail(HeadersTooLarge, "headers", "headers of %d bytes: at most %d are allowed", r.headers, l.HeaderBytes).with("bound", l.HeaderBytes)
-	case len(r.ID) > topic.MaxNameBytes || !utf8.Valid(r.ID):
-		return fail(BadName, "id", "id must be at most %d bytes of UTF-8", topic.MaxNameBytes).with("bound", topic.MaxNameBytes)
+	case len(r.ID) > topic.MaxNameBytes || !utf8.Valid(r.ID) || bytes.ContainsFunc(r.ID, unicode.IsControl) || isPlace(r.ID):
+		return fail(BadName, "id", "id must be at most %d bytes of UTF-8 without control characters, and not of the form <partition>-<offset>",
+			topic.MaxNameBytes).with("bound", topic.MaxNameBytes)
 	}
 	if r.count > 0 {
 		for name, value := range r.Headers() {
@@ -178,6 +181,15 @@ func (r Record) check(t *topicState, l Limits) *Error {
 		return fail(SchemaMismatch, "payload", "%v", err).with("message", t.decl.Message.FullName())
 	}
 	return nil
+}
+
+// isPlace tells whether an id looks like that of a message without one.
+func isPlace(id []byte) bool {
+	partition, offset, ok := bytes.Cut(id, []byte("-"))
+	number := func(b []byte) bool {
+		return len(b) > 0 && !bytes.ContainsFunc(b, func(r rune) bool { return r < '0' || r > '9' })
+	}
+	return ok && number(partition) && number(offset)
 }
 
 func cleanValue(s string) bool {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,6 +95,7 @@ func (s *Settlement) check() *Error {
 	if len(s.Error) > MaxErrorBytes {
 		s.Error = s.Error[:MaxErrorBytes]
 	}
+	s.Error = strings.ToValidUTF8(s.Error, "") // the cut may have gone through a character
 	switch {
 	case (s.Outcome == Snoozed || s.Outcome == Retried && s.HasAfter) && (s.After < 0 || s.After > MaxDelay):
 		return fail(BadDelay, "settlements", "delay %v: must be 0 to %v", s.After, MaxDelay).with("bound", MaxDelay)

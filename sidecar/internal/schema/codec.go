@@ -54,6 +54,9 @@ func (c *Codec) Validate(payload []byte) error {
 
 // FromJSON reads a message in JSON: unknown fields and values out of range are errors.
 func (c *Codec) FromJSON(in *structpb.Struct) (protoreflect.Message, error) {
+	if err := checkNumbers(c.message, in); err != nil {
+		return nil, fmt.Errorf("json is no %s: %w", c.message.FullName(), err)
+	}
 	text, err := protojson.Marshal(in)
 	if err != nil {
 		return nil, err

@@ -160,6 +160,32 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// TestNumbersKeepTheirDigits: a JSON number is a double on its way here.
+func TestNumbersKeepTheirDigits(t *testing.T) {
+	file := descriptorpb.FileDescriptorProto{
+		Name: proto.String("n.proto"), Package: proto.String("n"), Syntax: proto.String("proto3"),
+		MessageType: []*descriptorpb.DescriptorProto{{Name: proto.String("N"), Field: []*descriptorpb.FieldDescriptorProto{
+			{Name: proto.String("big_number"), JsonName: proto.String("bigNumber"), Number: proto.Int32(1), Type: descriptorpb.FieldDescriptorProto_TYPE_INT64.Enum(), Label: descriptorpb.FieldDescriptorProto_LABEL_REPEATED.Enum()},
+		}}},
+	}
+	fd, err := protodesc.NewFile(&file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, ok := range map[string]bool{
+		`{"bigNumber":[1,9007199254740991]}`: true, `{"bigNumber":["9007199254740993"]}`: true,
+		`{"bigNumber":[9007199254740993]}`: false, `{"big_number":[9007199254740992]}`: false, `{"bigNumber":[-9007199254740993]}`: false,
+	} {
+		in := new(structpb.Struct)
+		if err := protojson.Unmarshal([]byte(text), in); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkNumbers(fd.Messages().Get(0), in); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestProtoText(t *testing.T) {
 	_, c := parse(t)
 	text, err := c.ProtoText()

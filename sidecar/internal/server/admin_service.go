@@ -186,20 +186,20 @@ func (s *adminService) ListDeadLetters(ctx context.Context, r *connect.Request[a
 
 // RedriveDeadLetters implements AdminService.
 func (s *adminService) RedriveDeadLetters(ctx context.Context, r *connect.Request[adminv1.RedriveDeadLettersRequest]) (*connect.Response[adminv1.RedriveDeadLettersResponse], error) {
-	n, err := s.broker.Redrive(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetIds(), r.Msg.GetAll())
+	n, unknown, err := s.broker.Redrive(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetIds(), r.Msg.GetAll())
 	if err != nil {
 		return nil, wireError(err)
 	}
-	return connect.NewResponse(&adminv1.RedriveDeadLettersResponse{Redriven: uint64(n)}), nil
+	return connect.NewResponse(&adminv1.RedriveDeadLettersResponse{Redriven: uint64(n), UnknownIds: unknown}), nil
 }
 
 // DiscardDeadLetters implements AdminService.
 func (s *adminService) DiscardDeadLetters(ctx context.Context, r *connect.Request[adminv1.DiscardDeadLettersRequest]) (*connect.Response[adminv1.DiscardDeadLettersResponse], error) {
-	n, err := s.broker.Discard(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetIds(), r.Msg.GetAll())
+	n, unknown, err := s.broker.Discard(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.GetIds(), r.Msg.GetAll())
 	if err != nil {
 		return nil, wireError(err)
 	}
-	return connect.NewResponse(&adminv1.DiscardDeadLettersResponse{Discarded: uint64(n)}), nil
+	return connect.NewResponse(&adminv1.DiscardDeadLettersResponse{Discarded: uint64(n), UnknownIds: unknown}), nil
 }
 
 // recordSet gathers records for one publish.

@@ -1508,8 +1508,10 @@ func (x *RedriveDeadLettersRequest) GetAll() bool {
 }
 
 type RedriveDeadLettersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Redriven      uint64                 `protobuf:"varint,1,opt,name=redriven,proto3" json:"redriven,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Redriven uint64                 `protobuf:"varint,1,opt,name=redriven,proto3" json:"redriven,omitempty"`
+	// Ids that no dead letter has.
+	UnknownIds    []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1549,6 +1551,13 @@ func (x *RedriveDeadLettersResponse) GetRedriven() uint64 {
 		return x.Redriven
 	}
 	return 0
+}
+
+func (x *RedriveDeadLettersResponse) GetUnknownIds() []string {
+	if x != nil {
+		return x.UnknownIds
+	}
+	return nil
 }
 
 // DiscardDeadLettersRequest chooses dead letters of one group and topic.
@@ -1622,8 +1631,10 @@ func (x *DiscardDeadLettersRequest) GetAll() bool {
 }
 
 type DiscardDeadLettersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Discarded     uint64                 `protobuf:"varint,1,opt,name=discarded,proto3" json:"discarded,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Discarded uint64                 `protobuf:"varint,1,opt,name=discarded,proto3" json:"discarded,omitempty"`
+	// Ids that no dead letter has.
+	UnknownIds    []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1663,6 +1674,13 @@ func (x *DiscardDeadLettersResponse) GetDiscarded() uint64 {
 		return x.Discarded
 	}
 	return 0
+}
+
+func (x *DiscardDeadLettersResponse) GetUnknownIds() []string {
+	if x != nil {
+		return x.UnknownIds
+	}
+	return nil
 }
 
 var File_mq_admin_v1_admin_proto protoreflect.FileDescriptor
@@ -1809,16 +1827,20 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\tR\x03ids\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"8\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"Y\n" +
 	"\x1aRedriveDeadLettersResponse\x12\x1a\n" +
-	"\bredriven\x18\x01 \x01(\x04R\bredriven\"k\n" +
+	"\bredriven\x18\x01 \x01(\x04R\bredriven\x12\x1f\n" +
+	"\vunknown_ids\x18\x02 \x03(\tR\n" +
+	"unknownIds\"k\n" +
 	"\x19DiscardDeadLettersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\tR\x03ids\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\":\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"[\n" +
 	"\x1aDiscardDeadLettersResponse\x12\x1c\n" +
-	"\tdiscarded\x18\x01 \x01(\x04R\tdiscarded2\xef\x04\n" +
+	"\tdiscarded\x18\x01 \x01(\x04R\tdiscarded\x12\x1f\n" +
+	"\vunknown_ids\x18\x02 \x03(\tR\n" +
+	"unknownIds2\xef\x04\n" +
 	"\fAdminService\x12M\n" +
 	"\n" +
 	"ListTopics\x12\x1e.mq.admin.v1.ListTopicsRequest\x1a\x1f.mq.admin.v1.ListTopicsResponse\x12V\n" +
