@@ -192,9 +192,10 @@ func (w *world) publish(topic string, first, n, origins int) {
 
 // delivery is one message as a consumer got it.
 type delivery struct {
-	id      string
-	token   []byte
-	attempt uint32
+	id        string
+	token     []byte
+	attempt   uint32
+	partition uint32
 }
 
 func deliveries(t *testing.T, slices []broker.Slice) (out []delivery) {
@@ -205,7 +206,7 @@ func deliveries(t *testing.T, slices []broker.Slice) (out []delivery) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := delivery{id: string(r.Payload), token: s.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], attempt: 1}
+			d := delivery{id: string(r.Payload), token: s.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], attempt: 1, partition: s.Partition}
 			if s.Attempts != nil {
 				d.attempt = s.Attempts[i]
 			}
