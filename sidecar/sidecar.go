@@ -218,7 +218,8 @@ func (s *Sidecar) close(ctx context.Context) error {
 type wallClock struct{}
 
 // Now implements broker.Clock.
-func (wallClock) Now() time.Time { return time.Now() }
+func (wallClock) Wall() time.Time { return time.Now() }
+func (wallClock) Now() time.Time  { return time.Now() }
 
 // AfterFunc implements broker.Clock.
 func (wallClock) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }

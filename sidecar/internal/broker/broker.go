@@ -25,8 +25,11 @@ import (
 
 // Clock is where the time comes from.
 type Clock interface {
-	// Now has a monotonic reading unless the clock is a test's.
+	// Now is a point in time that only differences and comparisons are made of: no step of the wall clock moves it. It has a monotonic
+	// reading unless the clock is a test's.
 	Now() time.Time
+	// Wall is the time of day. It may jump.
+	Wall() time.Time
 	// AfterFunc calls f in its own goroutine after d. stop prevents that if it is not too late.
 	AfterFunc(d time.Duration, f func()) (stop func() bool)
 }
@@ -67,6 +70,7 @@ type Broker struct {
 	log     *slog.Logger
 	limits  Limits
 	origin  time.Time // of the monotonic clock that dispatch sees
+	wall0   time.Time // the time of day at the origin
 	seed    maphash.Seed
 
 	catalogue *catalogue
@@ -91,7 +95,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b := &Broker{
 		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits,
-		origin: o.Clock.Now(), seed: maphash.MakeSeed(), running: running, stop: stop,
+		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
 	}
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)
@@ -165,6 +169,9 @@ func (b *Broker) Close(ctx context.Context) error {
 
 // now is the clock as dispatch sees it.
 func (b *Broker) now() dispatch.Instant { return dispatch.Instant(b.clock.Now().Sub(b.origin)) }
+
+// wall is the time of day as it was at the start plus what has passed since: a jump of the wall clock moves nothing that is on its way.
+func (b *Broker) wall() time.Time { return b.wall0.Add(time.Duration(b.now())) }
 
 func (b *Broker) topic(name string) (*topicState, *Error) {
 	b.mu.RLock()

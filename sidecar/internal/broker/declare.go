@@ -140,7 +140,7 @@ func (p *declaring) add(t *topic.Topic, publisher bool) error {
 	switch {
 	case have == nil:
 		p.topics[t.Name] = &storagev1.Topic{
-			Name: t.Name, Message: string(t.Message.FullName()), DescriptorsHash: p.set.Hash[:], CreatedMs: p.broker.clock.Now().UnixMilli(),
+			Name: t.Name, Message: string(t.Message.FullName()), DescriptorsHash: p.set.Hash[:], CreatedMs: p.broker.wall().UnixMilli(),
 		}
 	case publisher && string(have.GetDescriptorsHash()) != string(p.set.Hash[:]):
 		p.topics[t.Name] = &storagev1.Topic{
@@ -212,7 +212,7 @@ func (p *declaring) subscription(ctx context.Context, rpc string) error {
 	if have != nil {
 		entry.CreatedMs, entry.StartOffsets = have.GetCreatedMs(), have.GetStartOffsets()
 	} else {
-		entry.CreatedMs = p.broker.clock.Now().UnixMilli()
+		entry.CreatedMs = p.broker.wall().UnixMilli()
 		var err error
 		if entry.StartOffsets, err = p.starts(ctx, s); err != nil {
 			return Refusal(err)

@@ -61,7 +61,7 @@ func (g *group) replacePolicy(s *subscriptionState) {
 		return
 	}
 	for _, sh := range g.shards {
-		sh.call(task{do: func(sv *serving) { sv.machine.Reconfigure(retryOf(s.decl.Retry), s.decl.DeadLetter.Disabled) }})
+		sh.call(task{do: func(sv *serving) { sv.machine.Reconfigure(policyOf(s.decl)) }})
 	}
 }
 
@@ -90,17 +90,25 @@ func (g *group) machineConfig(epoch engine.Epoch, partition uint32) dispatch.Con
 	return dispatch.Config{
 		Epoch:        uint64(epoch),
 		Ordering:     orderingOf(g.topic.decl.Ordering),
-		Retry:        retryOf(decl.Retry),
-		DropDead:     decl.DeadLetter.Disabled,
+		Policy:       policyOf(decl),
+		MaxLosses:    maxLosses,
 		Lookahead:    g.broker.limits.Lookahead,
 		MaxUnsettled: g.broker.limits.Unsettled,
+		MaxParked:    g.broker.limits.Unsettled,
 		JitterSeed:   uint64(epoch)<<32 | uint64(partition),
 	}
 }
 
-func retryOf(r topic.Retry) dispatch.Retry {
-	return dispatch.Retry{
-		MaxAttempts: r.MaxAttempts, Initial: r.InitialInterval, Max: r.MaxInterval, Coefficient: r.Coefficient, Jitter: r.Jitter,
+// maxLosses is how many consumers may vanish with a message before it becomes a dead letter.
+const maxLosses = 8
+
+func policyOf(s *topic.Subscription) dispatch.Policy {
+	return dispatch.Policy{
+		Retry: dispatch.Retry{
+			MaxAttempts: s.Retry.MaxAttempts, Initial: s.Retry.InitialInterval, Max: s.Retry.MaxInterval,
+			Coefficient: s.Retry.Coefficient, Jitter: s.Retry.Jitter,
+		},
+		DropDead: s.DeadLetter.Disabled, HoldKey: s.DeadLetter.HoldKey, BuryExpired: s.DeadLetterExpired,
 	}
 }
 

@@ -74,6 +74,7 @@ func (s faultyShard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offse
 
 type wall struct{}
 
+func (wall) Wall() time.Time                                 { return time.Now() }
 func (wall) Now() time.Time                                  { return time.Now() }
 func (wall) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 

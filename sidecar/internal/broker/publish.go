@@ -33,7 +33,7 @@ type Placement struct {
 // Records of one partition keep their order. The error is about all batches that were not refused.
 func (b *Broker) Publish(ctx context.Context, batches []Batch) ([]Placement, error) {
 	out := make([]Placement, len(batches))
-	now := b.clock.Now().UnixMilli()
+	now := b.wall().UnixMilli()
 	var (
 		appends []engine.Append
 		owners  []*routed // whose part each append is

@@ -31,7 +31,7 @@ func (b *Broker) retain(ctx context.Context) {
 }
 
 func (b *Broker) retainTopic(ctx context.Context, t *topicState) {
-	oldest := b.clock.Now().Add(-t.decl.Retention).UnixMilli()
+	oldest := b.wall().Add(-t.decl.Retention).UnixMilli()
 	for p := range t.decl.Partitions {
 		log := engine.LogID{Topic: t.id, Partition: p}
 		if err := b.retainLog(ctx, log, oldest); err != nil && ctx.Err() == nil {

@@ -59,7 +59,7 @@ type Counters struct {
 func newServing(ctx context.Context, s *shard, got claimed, store engine.Shard) (*serving, error) {
 	sv := &serving{shard: s, broker: s.group.broker, claim: got, store: store, sessions: make(map[dispatch.SessionID]*joined), moved: make(map[int64]bool)}
 	now := sv.broker.now()
-	snap, dead, err := loadState(ctx, store, sv.broker.clock.Now(), now, sv.keyHash)
+	snap, dead, err := loadState(ctx, store, sv.broker.wall(), now, sv.keyHash)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (sv *serving) serve(ctx context.Context) error {
 		sv.join(s)
 	}
 	decl := sv.group.policy.Load().decl // it may have been replaced before calls were let in
-	sv.machine.Reconfigure(retryOf(decl.Retry), decl.DeadLetter.Disabled)
+	sv.machine.Reconfigure(policyOf(decl))
 	sv.signal()
 	for {
 		select {
@@ -334,7 +334,7 @@ func (sv *serving) forget(id dispatch.SessionID) {
 // settleAccounts returns the credits of leases that are over, and ends sessions that were not heard of.
 func (sv *serving) settleAccounts() {
 	for id, j := range sv.sessions {
-		leases, known := sv.machine.Leases(id)
+		leases, _, known := sv.machine.Leases(id)
 		if !known {
 			sv.forget(id)
 			j.end(fail(SessionLost, "", "nothing was heard of the consumer for %v", j.Lease))

@@ -61,7 +61,7 @@ func (sv *serving) encode(ctx context.Context, s dispatch.Save) ([]engine.Write,
 	for _, i := range s.DropBlocks {
 		drop(shardKey(keyBlock, i))
 	}
-	wall, now := sv.broker.clock.Now(), sv.broker.now()
+	wall, now := sv.broker.wall(), sv.broker.now()
 	for _, f := range s.Failures {
 		if err := put(shardKey(keyFailure, int64(f.Offset)), &storagev1.Failure{
 			Attempts: f.Attempts, FirstError: f.FirstError, LastError: f.LastError,
@@ -101,7 +101,7 @@ func ceilMS(t time.Time) int64 { return t.Add(time.Millisecond - 1).UnixMilli() 
 func (sv *serving) deadLetter(ctx context.Context, b dispatch.Burial) (*storagev1.DeadLetter, error) {
 	d := &storagev1.DeadLetter{
 		Reason: b.Reason.String(), Attempts: b.Attempts, FirstError: b.FirstError, LastError: b.LastError,
-		DiedMs: sv.broker.clock.Now().UnixMilli(),
+		DiedMs: sv.broker.wall().UnixMilli(),
 	}
 	if b.Redriven {
 		r, err := loadRedriven(ctx, sv.store, b.Offset)

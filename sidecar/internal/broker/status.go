@@ -155,7 +155,7 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 
 func (sv *serving) status() ShardStatus {
 	_ = sv.machine.Step(sv.broker.now(), dispatch.Grown{End: dispatch.Offset(sv.end.Load())})
-	sv.counted.ExpiredLeases = sv.machine.Expired()
+	sv.counted.ExpiredLeases = sv.machine.Tally().LeasesExpired
 	return ShardStatus{
 		Partition: sv.partition, Position: int64(sv.machine.Position()), End: sv.end.Load(), Lag: sv.machine.Lag(),
 		Stats: sv.machine.Stats(), DeadLetters: sv.dead, Counters: sv.counted, Epoch: uint64(sv.claim.claim.Epoch),

@@ -15,7 +15,7 @@ func BenchmarkLeaseAck(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			p := New(Config{
 				Epoch: 1, Ordering: c.ord, Lookahead: 1024, MaxUnsettled: 1 << 20,
-				Retry: Retry{MaxAttempts: 8, Initial: time.Second, Max: time.Minute, Coefficient: 2},
+				Policy: Policy{Retry: Retry{MaxAttempts: 8, Initial: time.Second, Max: time.Minute, Coefficient: 2}},
 			}, Snapshot{}, 0)
 			_ = p.Step(0, Join{Session: 1})
 			msgs := make([]Message, 256)

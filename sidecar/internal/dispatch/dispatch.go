@@ -56,6 +56,10 @@ type Message struct {
 	Offset Offset
 	// Key is a hash of the message's key, or NoKey. Keys of equal hash are kept in one order, which is harmless.
 	Key uint64
+	// Size is what the message weighs against a session's credits in bytes.
+	Size uint32
+	// Expires is when the message is no longer worth a delivery, 0 for never. It is looked at when its turn comes.
+	Expires Instant
 	// Filtered says that the group does not want the message: it is settled at once.
 	Filtered bool
 }
@@ -69,17 +73,30 @@ type Retry struct {
 	Jitter      float64       // share of the wait added at most, 0 to 1
 }
 
+// Policy is what a subscription may change while messages are on their way.
+type Policy struct {
+	Retry Retry
+	// DropDead settles a message that would become a dead letter without burying it.
+	DropDead bool
+	// HoldKey lets the later messages of a dead letter's key wait until it is redriven or discarded.
+	HoldKey bool
+	// BuryExpired makes a dead letter of a message that expires.
+	BuryExpired bool
+}
+
 // Config is the policy of the subscription and the bounds of the machine.
 type Config struct {
 	Epoch    uint64 // of the owner, part of every token
 	Ordering Ordering
-	Retry    Retry
-	// DropDead settles a message that would become a dead letter without burying it.
-	DropDead bool
+	Policy
+	// MaxLosses bounds how many sessions may vanish with a message before it becomes a dead letter, ≥ 1.
+	MaxLosses uint32
 	// Lookahead bounds the messages that are fetched and were never leased, ≥ 1.
 	Lookahead int
 	// MaxUnsettled bounds the messages that are known and not settled, ≥ Lookahead.
 	MaxUnsettled int
+	// MaxParked bounds the messages that wait behind another of their key, ≥ 1.
+	MaxParked int
 	// JitterSeed varies the jitter between partitions and owners.
 	JitterSeed uint64
 }
@@ -101,7 +118,7 @@ type Partition struct {
 	timers         timers
 	extended       map[Offset]Instant // ends of leases that were extended on their own
 	redrivenLeases uint32             // leases of redriven messages so far
-	expired        int64
+	tally          Tally
 	sessions       []*session
 	restored       map[int64]Bitmap // settled blocks of the snapshot that were not fetched yet
 
@@ -213,24 +230,39 @@ func (p *Partition) Wake() (Instant, bool) {
 // Position is the floor: every offset below is settled.
 func (p *Partition) Position() Offset { return p.floor }
 
-// Leases is how many messages a session has leased, and whether the machine knows the session.
-func (p *Partition) Leases(id SessionID) (n int, known bool) {
+// Leases is how many messages a session has leased, what they weigh, and whether the machine knows the session.
+func (p *Partition) Leases(id SessionID) (n int, size int64, known bool) {
 	s, err := p.session(id)
 	if err != nil {
-		return 0, false
+		return 0, 0, false
 	}
-	return s.leases, true
+	return s.leases, s.size, true
 }
 
-// Reconfigure replaces the policy that may change while messages are on their way. It holds for what happens from now on.
-func (p *Partition) Reconfigure(r Retry, dropDead bool) { p.cfg.Retry, p.cfg.DropDead = r, dropDead }
+// Reconfigure replaces the policy. It holds for what happens from now on: keys that are held stay so.
+func (p *Partition) Reconfigure(policy Policy) { p.cfg.Policy = policy }
 
 // Stats counts the messages that the machine knows and has not settled, by state.
 type Stats struct {
 	Ready, Leased, Waiting, Parked int
 	// SettledAbove counts what is settled at or above the position.
 	SettledAbove int
+	// Held counts the dead letters that hold their key.
+	Held int
 }
+
+// Tally counts what happened since New.
+type Tally struct {
+	// LeasesExpired counts leases that ended because their time was over.
+	LeasesExpired int64
+	// Losses counts leases whose session vanished.
+	Losses int64
+	// Expired counts messages that were not worth a delivery any more.
+	Expired int64
+}
+
+// Tally tells what happened since New.
+func (p *Partition) Tally() Tally { return p.tally }
 
 func (s Stats) unsettled() int { return s.Ready + s.Leased + s.Waiting + s.Parked }
 

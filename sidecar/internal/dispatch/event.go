@@ -25,8 +25,8 @@ type Join struct {
 	Once bool
 }
 
-// Leave says that a consumer is gone. What it had leased is ready again; with Crashed an attempt is counted for it, since a message
-// that kills its consumer cannot be told from one that did not.
+// Leave says that a consumer is gone. What it had leased is ready again, and no attempt is counted. With Crashed it vanished: a loss is
+// counted, since a message that kills its consumer cannot be told from one that did not.
 type Leave struct {
 	Session SessionID
 	Crashed bool
@@ -38,11 +38,15 @@ type Heartbeat struct {
 	Until   Instant
 }
 
-// Grant lets the machine lease up to Messages messages to a session now. Used tells how many it did.
+// Grant lets the machine lease up to Messages messages to a session now, of up to Bytes together. Used and UsedBytes tell what it did.
 type Grant struct {
 	Session  SessionID
 	Messages int
-	Used     int
+	Bytes    int64
+	// Oversize lets the first message exceed Bytes, so that a session that has nothing can get a large one too.
+	Oversize  bool
+	Used      int
+	UsedBytes int64
 }
 
 // Ack settles messages. Refused lists the tokens that no lease goes with.
@@ -81,8 +85,15 @@ type Extend struct {
 	Until Instant
 }
 
-// Redrive gives dead letters back to the group, as never attempted.
+// Redrive gives dead letters back to the group, as never attempted. One that holds its key goes before all that waits for it.
 type Redrive struct{ Messages []Message }
+
+// Discard says that dead letters are gone, so that they hold no key any longer.
+type Discard struct{ Offsets []Offset }
+
+// Seek moves the position. All leases end, nothing is known of any attempt, and messages from To on are delivered, again or for the first time.
+// Redriven messages below To stay on their way.
+type Seek struct{ To Offset }
 
 // Tick says that time has passed.
 type Tick struct{}
@@ -100,6 +111,8 @@ func (Snooze) event()    {}
 func (Release) event()   {}
 func (Extend) event()    {}
 func (Redrive) event()   {}
+func (Discard) event()   {}
+func (Seek) event()      {}
 func (Tick) event()      {}
 
 // Token is the proof of a lease.

@@ -5,6 +5,7 @@ type session struct {
 	id     SessionID
 	until  Instant // end of its leases, 0 for never
 	leases int
+	size   int64 // of what is leased
 	once   bool
 }
 

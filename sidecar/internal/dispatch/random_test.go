@@ -39,7 +39,7 @@ func runRandom(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	cfg := Config{
 		Epoch: 1, Ordering: Ordering(rng.IntN(3)), Lookahead: 1 + rng.IntN(600), JitterSeed: seed,
-		Retry: Retry{MaxAttempts: uint32(1 + rng.IntN(4)), Initial: time.Millisecond, Max: 5 * time.Millisecond, Coefficient: 2, Jitter: 0.5},
+		Policy: Policy{Retry: Retry{MaxAttempts: uint32(1 + rng.IntN(4)), Initial: time.Millisecond, Max: 5 * time.Millisecond, Coefficient: 2, Jitter: 0.5}},
 	}
 	cfg.MaxUnsettled = cfg.Lookahead + rng.IntN(2000)
 	const total = 700

@@ -13,6 +13,8 @@ type Ready struct {
 type Save struct {
 	// Needed says that there is anything to write.
 	Needed bool
+	// Reset says that the blocks and failures of earlier saves are void, before anything else of this one applies.
+	Reset bool
 	// Floor is the position now.
 	Floor Offset
 	// FloorMoved says that it is another than the last one told.
@@ -50,10 +52,12 @@ const (
 	AttemptsSpent Reason = iota
 	Permanent
 	Undecodable
+	Expired
+	ConsumersLost
 )
 
 func (r Reason) String() string {
-	return [...]string{"attempts_spent", "permanent", "undecodable"}[r]
+	return [...]string{"attempts_spent", "permanent", "undecodable", "expired", "consumers_lost"}[r]
 }
 
 // Burial is a message that becomes a dead letter.
@@ -65,12 +69,16 @@ type Burial struct {
 	LastError  string
 	// Redriven says that it has been a dead letter before.
 	Redriven bool
+	// Held says that it holds its key: the snapshot has to list it in Held.
+	Held bool
 }
 
 // Failure is what has to be known of an unsettled message across restarts.
 type Failure struct {
-	Offset     Offset
-	Attempts   uint32
+	Offset   Offset
+	Attempts uint32
+	// Losses counts the sessions that vanished with the message.
+	Losses     uint32
 	FirstError string
 	LastError  string
 	// Due is when the message may be leased again, and Wait the time that it ends.
@@ -90,6 +98,8 @@ type Snapshot struct {
 	Blocks   []Block
 	Failures []Failure
 	Redriven []Message
+	// Held are the dead letters that hold their key.
+	Held []Message
 }
 
 // Ready returns the work since the last call. Changes that nobody waits for (filtered messages, chiefly) stay inside until there

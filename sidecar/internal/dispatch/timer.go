@@ -94,12 +94,9 @@ func (p *Partition) fire(now Instant) {
 
 // expire ends a lease whose time is over.
 func (p *Partition) expire(now Instant, o Offset, e *entry) {
-	p.expired++
+	p.tally.LeasesExpired++
 	p.attempted(now, o, e, "lease expired", 0)
 }
-
-// Expired counts the leases that ended because their time was over.
-func (p *Partition) Expired() int64 { return p.expired }
 
 // queue is a first-in first-out list of offsets.
 type queue struct {

@@ -66,8 +66,8 @@ func (tr *transcript) play(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "new":
 		tr.cfg = Config{
-			Epoch: 1, Lookahead: num("lookahead", 100), MaxUnsettled: num("unsettled", 1000), DropDead: d.HasArg("drop-dead"),
-			Retry: Retry{MaxAttempts: uint32(num("attempts", 3)), Initial: ms(100), Max: ms(1000), Coefficient: 2},
+			Epoch: 1, Lookahead: num("lookahead", 100), MaxUnsettled: num("unsettled", 1000),
+			Policy: Policy{Retry: Retry{MaxAttempts: uint32(num("attempts", 3)), Initial: ms(100), Max: ms(1000), Coefficient: 2}, DropDead: d.HasArg("drop-dead"), HoldKey: d.HasArg("hold"), BuryExpired: d.HasArg("bury-expired")},
 		}
 		tr.cfg.Ordering = map[string]Ordering{"": PerKey, "key": PerKey, "partition": PerPartition, "none": Unordered}[text("order")]
 		tr.now, tr.store = 0, newStore()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"github.com/typedmq/typedmq/schemas/gen/mq/admin/v1/adminv1connect"
 	"strconv"
 
 	"connectrpc.com/connect"
@@ -15,7 +16,10 @@ import (
 )
 
 // adminService is mq.admin.v1.AdminService.
-type adminService struct{ broker *broker.Broker }
+type adminService struct {
+	adminv1connect.UnimplementedAdminServiceHandler
+	broker *broker.Broker
+}
 
 // ListTopics implements AdminService.
 func (s *adminService) ListTopics(ctx context.Context, _ *connect.Request[adminv1.ListTopicsRequest]) (*connect.Response[adminv1.ListTopicsResponse], error) {

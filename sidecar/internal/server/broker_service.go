@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 	"io"
 	"time"
 
@@ -14,7 +15,10 @@ import (
 )
 
 // brokerService is mq.broker.v1.BrokerService.
-type brokerService struct{ broker *broker.Broker }
+type brokerService struct {
+	brokerv1connect.UnimplementedBrokerServiceHandler
+	broker *broker.Broker
+}
 
 // Declare implements BrokerService.
 func (s *brokerService) Declare(ctx context.Context, r *connect.Request[brokerv1.DeclareRequest]) (*connect.Response[brokerv1.DeclareResponse], error) {

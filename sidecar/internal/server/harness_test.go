@@ -46,6 +46,7 @@ type harness struct {
 
 type clock struct{}
 
+func (clock) Wall() time.Time                                 { return time.Now() }
 func (clock) Now() time.Time                                  { return time.Now() }
 func (clock) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 

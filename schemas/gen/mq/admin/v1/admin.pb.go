@@ -123,6 +123,9 @@ type Topic struct {
 	Labels          map[string]string    `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Groups          []string             `protobuf:"bytes,10,rep,name=groups,proto3" json:"groups,omitempty"`
 	PartitionBounds []*Partition         `protobuf:"bytes,11,rep,name=partition_bounds,json=partitionBounds,proto3" json:"partition_bounds,omitempty"`
+	PriorityLevels  uint32               `protobuf:"varint,12,opt,name=priority_levels,json=priorityLevels,proto3" json:"priority_levels,omitempty"`
+	Ttl             *durationpb.Duration `protobuf:"bytes,13,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	RetentionBytes  uint64               `protobuf:"varint,14,opt,name=retention_bytes,json=retentionBytes,proto3" json:"retention_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -234,16 +237,39 @@ func (x *Topic) GetPartitionBounds() []*Partition {
 	return nil
 }
 
+func (x *Topic) GetPriorityLevels() uint32 {
+	if x != nil {
+		return x.PriorityLevels
+	}
+	return 0
+}
+
+func (x *Topic) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *Topic) GetRetentionBytes() uint64 {
+	if x != nil {
+		return x.RetentionBytes
+	}
+	return 0
+}
+
 // Partition is what the log holds.
 type Partition struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	// Offset of the oldest message that is kept.
 	Begin int64 `protobuf:"varint,2,opt,name=begin,proto3" json:"begin,omitempty"`
-	// Offset that the next message will get.
+	// Offset that the next message will get. In a topic with priorities, begin and end are sums over its levels.
 	End int64 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
 	// Why the partition does not serve, if it does not.
-	Fault         string `protobuf:"bytes,4,opt,name=fault,proto3" json:"fault,omitempty"`
+	Fault string `protobuf:"bytes,4,opt,name=fault,proto3" json:"fault,omitempty"`
+	// Of the records that are kept.
+	Bytes         int64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -304,6 +330,13 @@ func (x *Partition) GetFault() string {
 		return x.Fault
 	}
 	return ""
+}
+
+func (x *Partition) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type DescribeTopicRequest struct {
@@ -641,6 +674,7 @@ type GroupTopic struct {
 	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	Consumers     uint32                 `protobuf:"varint,3,opt,name=consumers,proto3" json:"consumers,omitempty"`
 	Partitions    []*GroupPartition      `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Paused        bool                   `protobuf:"varint,5,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -703,6 +737,13 @@ func (x *GroupTopic) GetPartitions() []*GroupPartition {
 	return nil
 }
 
+func (x *GroupTopic) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // GroupPartition is where a group stands in a partition.
 type GroupPartition struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -720,7 +761,11 @@ type GroupPartition struct {
 	Counters *Counters `protobuf:"bytes,8,opt,name=counters,proto3" json:"counters,omitempty"`
 	Epoch    uint64    `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Why the partition does not serve the group, if it does not.
-	Fault         string `protobuf:"bytes,10,opt,name=fault,proto3" json:"fault,omitempty"`
+	Fault string `protobuf:"bytes,10,opt,name=fault,proto3" json:"fault,omitempty"`
+	// Messages that wait behind an earlier one of their key.
+	Parked int64 `protobuf:"varint,11,opt,name=parked,proto3" json:"parked,omitempty"`
+	// Dead letters that hold their key.
+	Held          int64 `protobuf:"varint,12,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -825,6 +870,20 @@ func (x *GroupPartition) GetFault() string {
 	return ""
 }
 
+func (x *GroupPartition) GetParked() int64 {
+	if x != nil {
+		return x.Parked
+	}
+	return 0
+}
+
+func (x *GroupPartition) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
 // Counters count what happened in a partition since its owner claimed it.
 type Counters struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -838,9 +897,17 @@ type Counters struct {
 	Redriven      int64                  `protobuf:"varint,8,opt,name=redriven,proto3" json:"redriven,omitempty"`
 	Discarded     int64                  `protobuf:"varint,9,opt,name=discarded,proto3" json:"discarded,omitempty"`
 	// Filters that failed, such as by dividing by zero. The message counts as filtered.
-	FilterErrors  int64 `protobuf:"varint,10,opt,name=filter_errors,json=filterErrors,proto3" json:"filter_errors,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FilterErrors int64 `protobuf:"varint,10,opt,name=filter_errors,json=filterErrors,proto3" json:"filter_errors,omitempty"`
+	// Messages whose ttl was over before they were settled.
+	Expired int64 `protobuf:"varint,11,opt,name=expired,proto3" json:"expired,omitempty"`
+	// Deliveries whose consumer vanished before it settled them. No attempt is counted for them.
+	LostDeliveries int64 `protobuf:"varint,12,opt,name=lost_deliveries,json=lostDeliveries,proto3" json:"lost_deliveries,omitempty"`
+	// Messages that the topic's retention deleted before the group settled them.
+	RetentionLost int64 `protobuf:"varint,13,opt,name=retention_lost,json=retentionLost,proto3" json:"retention_lost,omitempty"`
+	// Dead letters that were kept for as long as they should be.
+	DeadLettersExpired int64 `protobuf:"varint,14,opt,name=dead_letters_expired,json=deadLettersExpired,proto3" json:"dead_letters_expired,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Counters) Reset() {
@@ -939,6 +1006,34 @@ func (x *Counters) GetDiscarded() int64 {
 func (x *Counters) GetFilterErrors() int64 {
 	if x != nil {
 		return x.FilterErrors
+	}
+	return 0
+}
+
+func (x *Counters) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+func (x *Counters) GetLostDeliveries() int64 {
+	if x != nil {
+		return x.LostDeliveries
+	}
+	return 0
+}
+
+func (x *Counters) GetRetentionLost() int64 {
+	if x != nil {
+		return x.RetentionLost
+	}
+	return 0
+}
+
+func (x *Counters) GetDeadLettersExpired() int64 {
+	if x != nil {
+		return x.DeadLettersExpired
 	}
 	return 0
 }
@@ -1287,17 +1382,20 @@ type DeadLetter struct {
 	Topic     string                 `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
 	Partition uint32                 `protobuf:"varint,4,opt,name=partition,proto3" json:"partition,omitempty"`
 	Offset    int64                  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
-	// "attempts_spent", "permanent" or "undecodable".
-	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	Attempts      uint32                 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	FirstError    string                 `protobuf:"bytes,8,opt,name=first_error,json=firstError,proto3" json:"first_error,omitempty"`
-	LastError     string                 `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	Published     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=published,proto3" json:"published,omitempty"`
-	Died          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=died,proto3" json:"died,omitempty"`
-	Key           []byte                 `protobuf:"bytes,12,opt,name=key,proto3" json:"key,omitempty"`
-	Headers       map[string]string      `protobuf:"bytes,13,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Json          *structpb.Struct       `protobuf:"bytes,14,opt,name=json,proto3" json:"json,omitempty"`
-	Payload       []byte                 `protobuf:"bytes,15,opt,name=payload,proto3" json:"payload,omitempty"`
+	// "attempts_spent", "permanent", "undecodable", "expired" or "consumers_lost".
+	Reason     string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Attempts   uint32                 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	FirstError string                 `protobuf:"bytes,8,opt,name=first_error,json=firstError,proto3" json:"first_error,omitempty"`
+	LastError  string                 `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	Published  *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=published,proto3" json:"published,omitempty"`
+	Died       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=died,proto3" json:"died,omitempty"`
+	Key        []byte                 `protobuf:"bytes,12,opt,name=key,proto3" json:"key,omitempty"`
+	Headers    map[string]string      `protobuf:"bytes,13,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Json       *structpb.Struct       `protobuf:"bytes,14,opt,name=json,proto3" json:"json,omitempty"`
+	Payload    []byte                 `protobuf:"bytes,15,opt,name=payload,proto3" json:"payload,omitempty"`
+	Priority   uint32                 `protobuf:"varint,16,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Later messages of its key wait for it to be redriven or discarded.
+	HoldsKey      bool `protobuf:"varint,17,opt,name=holds_key,json=holdsKey,proto3" json:"holds_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1437,14 +1535,32 @@ func (x *DeadLetter) GetPayload() []byte {
 	return nil
 }
 
+func (x *DeadLetter) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetHoldsKey() bool {
+	if x != nil {
+		return x.HoldsKey
+	}
+	return false
+}
+
 // RedriveDeadLettersRequest chooses dead letters of one group and topic.
 type RedriveDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	Topic string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	// These ids; with none, `all` must be set.
-	Ids           []string `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
-	All           bool     `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	// These ids; or else `failure` or `all` must be set.
+	Ids []string `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
+	All bool     `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	// Those of one failure, as SummarizeDeadLetters names it.
+	Failure string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	// At most so many, 0 for no bound. The caller goes on with another call, at the rate that it chooses.
+	Limit         uint64 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1507,11 +1623,27 @@ func (x *RedriveDeadLettersRequest) GetAll() bool {
 	return false
 }
 
+func (x *RedriveDeadLettersRequest) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *RedriveDeadLettersRequest) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type RedriveDeadLettersResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Redriven uint64                 `protobuf:"varint,1,opt,name=redriven,proto3" json:"redriven,omitempty"`
 	// Ids that no dead letter has.
-	UnknownIds    []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
+	UnknownIds []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
+	// The limit was reached and there are more.
+	More          bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1560,14 +1692,25 @@ func (x *RedriveDeadLettersResponse) GetUnknownIds() []string {
 	return nil
 }
 
+func (x *RedriveDeadLettersResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 // DiscardDeadLettersRequest chooses dead letters of one group and topic.
 type DiscardDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	Topic string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	// These ids; with none, `all` must be set.
-	Ids           []string `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
-	All           bool     `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	// These ids; or else `failure` or `all` must be set.
+	Ids []string `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
+	All bool     `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	// Those of one failure, as SummarizeDeadLetters names it.
+	Failure string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	// At most so many, 0 for no bound.
+	Limit         uint64 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1630,11 +1773,27 @@ func (x *DiscardDeadLettersRequest) GetAll() bool {
 	return false
 }
 
+func (x *DiscardDeadLettersRequest) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *DiscardDeadLettersRequest) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type DiscardDeadLettersResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Discarded uint64                 `protobuf:"varint,1,opt,name=discarded,proto3" json:"discarded,omitempty"`
 	// Ids that no dead letter has.
-	UnknownIds    []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
+	UnknownIds []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
+	// The limit was reached and there are more.
+	More          bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1683,6 +1842,839 @@ func (x *DiscardDeadLettersResponse) GetUnknownIds() []string {
 	return nil
 }
 
+func (x *DiscardDeadLettersResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type SummarizeDeadLettersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SummarizeDeadLettersRequest) Reset() {
+	*x = SummarizeDeadLettersRequest{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SummarizeDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SummarizeDeadLettersRequest) ProtoMessage() {}
+
+func (x *SummarizeDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SummarizeDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*SummarizeDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SummarizeDeadLettersRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SummarizeDeadLettersRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+type SummarizeDeadLettersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most frequent first, at most 1,000.
+	Failures      []*Failure `protobuf:"bytes,1,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SummarizeDeadLettersResponse) Reset() {
+	*x = SummarizeDeadLettersResponse{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SummarizeDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SummarizeDeadLettersResponse) ProtoMessage() {}
+
+func (x *SummarizeDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SummarizeDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*SummarizeDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SummarizeDeadLettersResponse) GetFailures() []*Failure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+// Failure is dead letters of one reason and one last error, digits aside.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the failure in other calls: 16 hexadecimal digits.
+	Failure string `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The last error of one of them.
+	Error       string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	DeadLetters uint64                 `protobuf:"varint,4,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	FirstDied   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=first_died,json=firstDied,proto3" json:"first_died,omitempty"`
+	LastDied    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_died,json=lastDied,proto3" json:"last_died,omitempty"`
+	// The id of one of them.
+	SampleId      string `protobuf:"bytes,7,opt,name=sample_id,json=sampleId,proto3" json:"sample_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Failure) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Failure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Failure) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Failure) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *Failure) GetFirstDied() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstDied
+	}
+	return nil
+}
+
+func (x *Failure) GetLastDied() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastDied
+	}
+	return nil
+}
+
+func (x *Failure) GetSampleId() string {
+	if x != nil {
+		return x.SampleId
+	}
+	return ""
+}
+
+type SeekGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Topic string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Only this partition, if set.
+	Partition *uint32 `protobuf:"varint,3,opt,name=partition,proto3,oneof" json:"partition,omitempty"`
+	// Types that are valid to be assigned to To:
+	//
+	//	*SeekGroupRequest_Edge
+	//	*SeekGroupRequest_Offset
+	//	*SeekGroupRequest_Time
+	To            isSeekGroupRequest_To `protobuf_oneof:"to"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeekGroupRequest) Reset() {
+	*x = SeekGroupRequest{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeekGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeekGroupRequest) ProtoMessage() {}
+
+func (x *SeekGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeekGroupRequest.ProtoReflect.Descriptor instead.
+func (*SeekGroupRequest) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SeekGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SeekGroupRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *SeekGroupRequest) GetPartition() uint32 {
+	if x != nil && x.Partition != nil {
+		return *x.Partition
+	}
+	return 0
+}
+
+func (x *SeekGroupRequest) GetTo() isSeekGroupRequest_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *SeekGroupRequest) GetEdge() string {
+	if x != nil {
+		if x, ok := x.To.(*SeekGroupRequest_Edge); ok {
+			return x.Edge
+		}
+	}
+	return ""
+}
+
+func (x *SeekGroupRequest) GetOffset() int64 {
+	if x != nil {
+		if x, ok := x.To.(*SeekGroupRequest_Offset); ok {
+			return x.Offset
+		}
+	}
+	return 0
+}
+
+func (x *SeekGroupRequest) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.To.(*SeekGroupRequest_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
+type isSeekGroupRequest_To interface {
+	isSeekGroupRequest_To()
+}
+
+type SeekGroupRequest_Edge struct {
+	// "earliest" or "latest".
+	Edge string `protobuf:"bytes,4,opt,name=edge,proto3,oneof"`
+}
+
+type SeekGroupRequest_Offset struct {
+	// Of one partition, which must be set. Not in a topic with priorities.
+	Offset int64 `protobuf:"varint,5,opt,name=offset,proto3,oneof"`
+}
+
+type SeekGroupRequest_Time struct {
+	// The first message that entered the topic at or after this instant.
+	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3,oneof"`
+}
+
+func (*SeekGroupRequest_Edge) isSeekGroupRequest_To() {}
+
+func (*SeekGroupRequest_Offset) isSeekGroupRequest_To() {}
+
+func (*SeekGroupRequest_Time) isSeekGroupRequest_To() {}
+
+type SeekGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Positions     []*Position            `protobuf:"bytes,1,rep,name=positions,proto3" json:"positions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeekGroupResponse) Reset() {
+	*x = SeekGroupResponse{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeekGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeekGroupResponse) ProtoMessage() {}
+
+func (x *SeekGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeekGroupResponse.ProtoReflect.Descriptor instead.
+func (*SeekGroupResponse) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SeekGroupResponse) GetPositions() []*Position {
+	if x != nil {
+		return x.Positions
+	}
+	return nil
+}
+
+// Position is where a group goes on in a partition.
+type Position struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Position) Reset() {
+	*x = Position{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Position) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Position) ProtoMessage() {}
+
+func (x *Position) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Position.ProtoReflect.Descriptor instead.
+func (*Position) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Position) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Position) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type PauseGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Only in this topic, if set.
+	Topic         string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseGroupRequest) Reset() {
+	*x = PauseGroupRequest{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseGroupRequest) ProtoMessage() {}
+
+func (x *PauseGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseGroupRequest.ProtoReflect.Descriptor instead.
+func (*PauseGroupRequest) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PauseGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PauseGroupRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+type PauseGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The topics in which the group is paused now.
+	Topics        []string `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseGroupResponse) Reset() {
+	*x = PauseGroupResponse{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseGroupResponse) ProtoMessage() {}
+
+func (x *PauseGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseGroupResponse.ProtoReflect.Descriptor instead.
+func (*PauseGroupResponse) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PauseGroupResponse) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+type ResumeGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Only in this topic, if set.
+	Topic         string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeGroupRequest) Reset() {
+	*x = ResumeGroupRequest{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeGroupRequest) ProtoMessage() {}
+
+func (x *ResumeGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeGroupRequest.ProtoReflect.Descriptor instead.
+func (*ResumeGroupRequest) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ResumeGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ResumeGroupRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+type ResumeGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topics        []string               `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeGroupResponse) Reset() {
+	*x = ResumeGroupResponse{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeGroupResponse) ProtoMessage() {}
+
+func (x *ResumeGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeGroupResponse.ProtoReflect.Descriptor instead.
+func (*ResumeGroupResponse) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ResumeGroupResponse) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+type ListScheduledRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Only this id, if set.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// 1 to 1,000, default 100.
+	PageSize      uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListScheduledRequest) Reset() {
+	*x = ListScheduledRequest{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListScheduledRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListScheduledRequest) ProtoMessage() {}
+
+func (x *ListScheduledRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListScheduledRequest.ProtoReflect.Descriptor instead.
+func (*ListScheduledRequest) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListScheduledRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ListScheduledRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ListScheduledRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListScheduledRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListScheduledResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Scheduled     []*Scheduled           `protobuf:"bytes,1,rep,name=scheduled,proto3" json:"scheduled,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListScheduledResponse) Reset() {
+	*x = ListScheduledResponse{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListScheduledResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListScheduledResponse) ProtoMessage() {}
+
+func (x *ListScheduledResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListScheduledResponse.ProtoReflect.Descriptor instead.
+func (*ListScheduledResponse) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListScheduledResponse) GetScheduled() []*Scheduled {
+	if x != nil {
+		return x.Scheduled
+	}
+	return nil
+}
+
+func (x *ListScheduledResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Scheduled is a message that is not due yet.
+type Scheduled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Due           *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=due,proto3" json:"due,omitempty"`
+	Partition     uint32                 `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	Priority      uint32                 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
+	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	Headers       map[string]string      `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Json          *structpb.Struct       `protobuf:"bytes,7,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scheduled) Reset() {
+	*x = Scheduled{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scheduled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scheduled) ProtoMessage() {}
+
+func (x *Scheduled) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scheduled.ProtoReflect.Descriptor instead.
+func (*Scheduled) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Scheduled) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Scheduled) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *Scheduled) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Scheduled) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Scheduled) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Scheduled) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Scheduled) GetJson() *structpb.Struct {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 var File_mq_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_mq_admin_v1_admin_proto_rawDesc = "" +
@@ -1690,7 +2682,7 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x17mq/admin/v1/admin.proto\x12\vmq.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n" +
 	"\x11ListTopicsRequest\"@\n" +
 	"\x12ListTopicsResponse\x12*\n" +
-	"\x06topics\x18\x01 \x03(\v2\x12.mq.admin.v1.TopicR\x06topics\"\xd2\x03\n" +
+	"\x06topics\x18\x01 \x03(\v2\x12.mq.admin.v1.TopicR\x06topics\"\xd1\x04\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1e\n" +
@@ -1705,15 +2697,19 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x06labels\x18\t \x03(\v2\x1e.mq.admin.v1.Topic.LabelsEntryR\x06labels\x12\x16\n" +
 	"\x06groups\x18\n" +
 	" \x03(\tR\x06groups\x12A\n" +
-	"\x10partition_bounds\x18\v \x03(\v2\x16.mq.admin.v1.PartitionR\x0fpartitionBounds\x1a9\n" +
+	"\x10partition_bounds\x18\v \x03(\v2\x16.mq.admin.v1.PartitionR\x0fpartitionBounds\x12'\n" +
+	"\x0fpriority_levels\x18\f \x01(\rR\x0epriorityLevels\x12+\n" +
+	"\x03ttl\x18\r \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12'\n" +
+	"\x0fretention_bytes\x18\x0e \x01(\x04R\x0eretentionBytes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"g\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"}\n" +
 	"\tPartition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05begin\x18\x02 \x01(\x03R\x05begin\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\x03R\x03end\x12\x14\n" +
-	"\x05fault\x18\x04 \x01(\tR\x05fault\",\n" +
+	"\x05fault\x18\x04 \x01(\tR\x05fault\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\",\n" +
 	"\x14DescribeTopicRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\"\xa1\x01\n" +
 	"\x15DescribeTopicResponse\x12(\n" +
@@ -1738,7 +2734,7 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\"E\n" +
 	"\x12ListGroupsResponse\x12/\n" +
-	"\x06groups\x18\x01 \x03(\v2\x17.mq.admin.v1.GroupTopicR\x06groups\"\x93\x01\n" +
+	"\x06groups\x18\x01 \x03(\v2\x17.mq.admin.v1.GroupTopicR\x06groups\"\xab\x01\n" +
 	"\n" +
 	"GroupTopic\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
@@ -1746,7 +2742,8 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\tconsumers\x18\x03 \x01(\rR\tconsumers\x12;\n" +
 	"\n" +
 	"partitions\x18\x04 \x03(\v2\x1b.mq.admin.v1.GroupPartitionR\n" +
-	"partitions\"\xa2\x02\n" +
+	"partitions\x12\x16\n" +
+	"\x06paused\x18\x05 \x01(\bR\x06paused\"\xce\x02\n" +
 	"\x0eGroupPartition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x03R\bposition\x12\x10\n" +
@@ -1758,7 +2755,9 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\bcounters\x18\b \x01(\v2\x15.mq.admin.v1.CountersR\bcounters\x12\x14\n" +
 	"\x05epoch\x18\t \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05fault\x18\n" +
-	" \x01(\tR\x05fault\"\xc7\x02\n" +
+	" \x01(\tR\x05fault\x12\x16\n" +
+	"\x06parked\x18\v \x01(\x03R\x06parked\x12\x12\n" +
+	"\x04held\x18\f \x01(\x03R\x04held\"\xe3\x03\n" +
 	"\bCounters\x12\x1c\n" +
 	"\tdelivered\x18\x01 \x01(\x03R\tdelivered\x12\"\n" +
 	"\facknowledged\x18\x02 \x01(\x03R\facknowledged\x12\x18\n" +
@@ -1770,7 +2769,11 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\bredriven\x18\b \x01(\x03R\bredriven\x12\x1c\n" +
 	"\tdiscarded\x18\t \x01(\x03R\tdiscarded\x12#\n" +
 	"\rfilter_errors\x18\n" +
-	" \x01(\x03R\ffilterErrors\"m\n" +
+	" \x01(\x03R\ffilterErrors\x12\x18\n" +
+	"\aexpired\x18\v \x01(\x03R\aexpired\x12'\n" +
+	"\x0flost_deliveries\x18\f \x01(\x03R\x0elostDeliveries\x12%\n" +
+	"\x0eretention_lost\x18\r \x01(\x03R\rretentionLost\x120\n" +
+	"\x14dead_letters_expired\x18\x0e \x01(\x03R\x12deadLettersExpired\"m\n" +
 	"\vTailRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x14\n" +
@@ -1799,7 +2802,7 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"page_token\x18\x05 \x01(\tR\tpageToken\"}\n" +
 	"\x17ListDeadLettersResponse\x12:\n" +
 	"\fdead_letters\x18\x01 \x03(\v2\x17.mq.admin.v1.DeadLetterR\vdeadLetters\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb1\x04\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xea\x04\n" +
 	"\n" +
 	"DeadLetter\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
@@ -1819,28 +2822,95 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x03key\x18\f \x01(\fR\x03key\x12>\n" +
 	"\aheaders\x18\r \x03(\v2$.mq.admin.v1.DeadLetter.HeadersEntryR\aheaders\x12+\n" +
 	"\x04json\x18\x0e \x01(\v2\x17.google.protobuf.StructR\x04json\x12\x18\n" +
-	"\apayload\x18\x0f \x01(\fR\apayload\x1a:\n" +
+	"\apayload\x18\x0f \x01(\fR\apayload\x12\x1a\n" +
+	"\bpriority\x18\x10 \x01(\rR\bpriority\x12\x1b\n" +
+	"\tholds_key\x18\x11 \x01(\bR\bholdsKey\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"k\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
 	"\x19RedriveDeadLettersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\tR\x03ids\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"Y\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\x12\x14\n" +
+	"\x05limit\x18\x06 \x01(\x04R\x05limit\"m\n" +
 	"\x1aRedriveDeadLettersResponse\x12\x1a\n" +
 	"\bredriven\x18\x01 \x01(\x04R\bredriven\x12\x1f\n" +
 	"\vunknown_ids\x18\x02 \x03(\tR\n" +
-	"unknownIds\"k\n" +
+	"unknownIds\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\x9b\x01\n" +
 	"\x19DiscardDeadLettersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\tR\x03ids\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"[\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\x12\x14\n" +
+	"\x05limit\x18\x06 \x01(\x04R\x05limit\"o\n" +
 	"\x1aDiscardDeadLettersResponse\x12\x1c\n" +
 	"\tdiscarded\x18\x01 \x01(\x04R\tdiscarded\x12\x1f\n" +
 	"\vunknown_ids\x18\x02 \x03(\tR\n" +
-	"unknownIds2\xef\x04\n" +
+	"unknownIds\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"I\n" +
+	"\x1bSummarizeDeadLettersRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\"P\n" +
+	"\x1cSummarizeDeadLettersResponse\x120\n" +
+	"\bfailures\x18\x01 \x03(\v2\x14.mq.admin.v1.FailureR\bfailures\"\x85\x02\n" +
+	"\aFailure\x12\x18\n" +
+	"\afailure\x18\x01 \x01(\tR\afailure\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12!\n" +
+	"\fdead_letters\x18\x04 \x01(\x04R\vdeadLetters\x129\n" +
+	"\n" +
+	"first_died\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tfirstDied\x127\n" +
+	"\tlast_died\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\blastDied\x12\x1b\n" +
+	"\tsample_id\x18\a \x01(\tR\bsampleId\"\xd7\x01\n" +
+	"\x10SeekGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12!\n" +
+	"\tpartition\x18\x03 \x01(\rH\x01R\tpartition\x88\x01\x01\x12\x14\n" +
+	"\x04edge\x18\x04 \x01(\tH\x00R\x04edge\x12\x18\n" +
+	"\x06offset\x18\x05 \x01(\x03H\x00R\x06offset\x120\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04timeB\x04\n" +
+	"\x02toB\f\n" +
+	"\n" +
+	"_partition\"H\n" +
+	"\x11SeekGroupResponse\x123\n" +
+	"\tpositions\x18\x01 \x03(\v2\x15.mq.admin.v1.PositionR\tpositions\"@\n" +
+	"\bPosition\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"?\n" +
+	"\x11PauseGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\",\n" +
+	"\x12PauseGroupResponse\x12\x16\n" +
+	"\x06topics\x18\x01 \x03(\tR\x06topics\"@\n" +
+	"\x12ResumeGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\"-\n" +
+	"\x13ResumeGroupResponse\x12\x16\n" +
+	"\x06topics\x18\x01 \x03(\tR\x06topics\"x\n" +
+	"\x14ListScheduledRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"u\n" +
+	"\x15ListScheduledResponse\x124\n" +
+	"\tscheduled\x18\x01 \x03(\v2\x16.mq.admin.v1.ScheduledR\tscheduled\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbd\x02\n" +
+	"\tScheduled\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
+	"\x03due\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\rR\tpartition\x12\x1a\n" +
+	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\x12=\n" +
+	"\aheaders\x18\x06 \x03(\v2#.mq.admin.v1.Scheduled.HeadersEntryR\aheaders\x12+\n" +
+	"\x04json\x18\a \x01(\v2\x17.google.protobuf.StructR\x04json\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xa1\b\n" +
 	"\fAdminService\x12M\n" +
 	"\n" +
 	"ListTopics\x12\x1e.mq.admin.v1.ListTopicsRequest\x1a\x1f.mq.admin.v1.ListTopicsResponse\x12V\n" +
@@ -1850,7 +2920,13 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Tail\x12\x18.mq.admin.v1.TailRequest\x1a\x19.mq.admin.v1.TailResponse0\x01\x12\\\n" +
 	"\x0fListDeadLetters\x12#.mq.admin.v1.ListDeadLettersRequest\x1a$.mq.admin.v1.ListDeadLettersResponse\x12e\n" +
 	"\x12RedriveDeadLetters\x12&.mq.admin.v1.RedriveDeadLettersRequest\x1a'.mq.admin.v1.RedriveDeadLettersResponse\x12e\n" +
-	"\x12DiscardDeadLetters\x12&.mq.admin.v1.DiscardDeadLettersRequest\x1a'.mq.admin.v1.DiscardDeadLettersResponseB<Z:github.com/typedmq/typedmq/schemas/gen/mq/admin/v1;adminv1b\x06proto3"
+	"\x12DiscardDeadLetters\x12&.mq.admin.v1.DiscardDeadLettersRequest\x1a'.mq.admin.v1.DiscardDeadLettersResponse\x12k\n" +
+	"\x14SummarizeDeadLetters\x12(.mq.admin.v1.SummarizeDeadLettersRequest\x1a).mq.admin.v1.SummarizeDeadLettersResponse\x12J\n" +
+	"\tSeekGroup\x12\x1d.mq.admin.v1.SeekGroupRequest\x1a\x1e.mq.admin.v1.SeekGroupResponse\x12M\n" +
+	"\n" +
+	"PauseGroup\x12\x1e.mq.admin.v1.PauseGroupRequest\x1a\x1f.mq.admin.v1.PauseGroupResponse\x12P\n" +
+	"\vResumeGroup\x12\x1f.mq.admin.v1.ResumeGroupRequest\x1a .mq.admin.v1.ResumeGroupResponse\x12V\n" +
+	"\rListScheduled\x12!.mq.admin.v1.ListScheduledRequest\x1a\".mq.admin.v1.ListScheduledResponseB<Z:github.com/typedmq/typedmq/schemas/gen/mq/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_mq_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1864,79 +2940,113 @@ func file_mq_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_mq_admin_v1_admin_proto_rawDescData
 }
 
-var file_mq_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_mq_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_mq_admin_v1_admin_proto_goTypes = []any{
-	(*ListTopicsRequest)(nil),          // 0: mq.admin.v1.ListTopicsRequest
-	(*ListTopicsResponse)(nil),         // 1: mq.admin.v1.ListTopicsResponse
-	(*Topic)(nil),                      // 2: mq.admin.v1.Topic
-	(*Partition)(nil),                  // 3: mq.admin.v1.Partition
-	(*DescribeTopicRequest)(nil),       // 4: mq.admin.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil),      // 5: mq.admin.v1.DescribeTopicResponse
-	(*Subscription)(nil),               // 6: mq.admin.v1.Subscription
-	(*ListGroupsRequest)(nil),          // 7: mq.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),         // 8: mq.admin.v1.ListGroupsResponse
-	(*GroupTopic)(nil),                 // 9: mq.admin.v1.GroupTopic
-	(*GroupPartition)(nil),             // 10: mq.admin.v1.GroupPartition
-	(*Counters)(nil),                   // 11: mq.admin.v1.Counters
-	(*TailRequest)(nil),                // 12: mq.admin.v1.TailRequest
-	(*TailResponse)(nil),               // 13: mq.admin.v1.TailResponse
-	(*TailMessage)(nil),                // 14: mq.admin.v1.TailMessage
-	(*ListDeadLettersRequest)(nil),     // 15: mq.admin.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),    // 16: mq.admin.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                 // 17: mq.admin.v1.DeadLetter
-	(*RedriveDeadLettersRequest)(nil),  // 18: mq.admin.v1.RedriveDeadLettersRequest
-	(*RedriveDeadLettersResponse)(nil), // 19: mq.admin.v1.RedriveDeadLettersResponse
-	(*DiscardDeadLettersRequest)(nil),  // 20: mq.admin.v1.DiscardDeadLettersRequest
-	(*DiscardDeadLettersResponse)(nil), // 21: mq.admin.v1.DiscardDeadLettersResponse
-	nil,                                // 22: mq.admin.v1.Topic.LabelsEntry
-	nil,                                // 23: mq.admin.v1.TailMessage.HeadersEntry
-	nil,                                // 24: mq.admin.v1.DeadLetter.HeadersEntry
-	(*durationpb.Duration)(nil),        // 25: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),            // 27: google.protobuf.Struct
+	(*ListTopicsRequest)(nil),            // 0: mq.admin.v1.ListTopicsRequest
+	(*ListTopicsResponse)(nil),           // 1: mq.admin.v1.ListTopicsResponse
+	(*Topic)(nil),                        // 2: mq.admin.v1.Topic
+	(*Partition)(nil),                    // 3: mq.admin.v1.Partition
+	(*DescribeTopicRequest)(nil),         // 4: mq.admin.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),        // 5: mq.admin.v1.DescribeTopicResponse
+	(*Subscription)(nil),                 // 6: mq.admin.v1.Subscription
+	(*ListGroupsRequest)(nil),            // 7: mq.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),           // 8: mq.admin.v1.ListGroupsResponse
+	(*GroupTopic)(nil),                   // 9: mq.admin.v1.GroupTopic
+	(*GroupPartition)(nil),               // 10: mq.admin.v1.GroupPartition
+	(*Counters)(nil),                     // 11: mq.admin.v1.Counters
+	(*TailRequest)(nil),                  // 12: mq.admin.v1.TailRequest
+	(*TailResponse)(nil),                 // 13: mq.admin.v1.TailResponse
+	(*TailMessage)(nil),                  // 14: mq.admin.v1.TailMessage
+	(*ListDeadLettersRequest)(nil),       // 15: mq.admin.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),      // 16: mq.admin.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                   // 17: mq.admin.v1.DeadLetter
+	(*RedriveDeadLettersRequest)(nil),    // 18: mq.admin.v1.RedriveDeadLettersRequest
+	(*RedriveDeadLettersResponse)(nil),   // 19: mq.admin.v1.RedriveDeadLettersResponse
+	(*DiscardDeadLettersRequest)(nil),    // 20: mq.admin.v1.DiscardDeadLettersRequest
+	(*DiscardDeadLettersResponse)(nil),   // 21: mq.admin.v1.DiscardDeadLettersResponse
+	(*SummarizeDeadLettersRequest)(nil),  // 22: mq.admin.v1.SummarizeDeadLettersRequest
+	(*SummarizeDeadLettersResponse)(nil), // 23: mq.admin.v1.SummarizeDeadLettersResponse
+	(*Failure)(nil),                      // 24: mq.admin.v1.Failure
+	(*SeekGroupRequest)(nil),             // 25: mq.admin.v1.SeekGroupRequest
+	(*SeekGroupResponse)(nil),            // 26: mq.admin.v1.SeekGroupResponse
+	(*Position)(nil),                     // 27: mq.admin.v1.Position
+	(*PauseGroupRequest)(nil),            // 28: mq.admin.v1.PauseGroupRequest
+	(*PauseGroupResponse)(nil),           // 29: mq.admin.v1.PauseGroupResponse
+	(*ResumeGroupRequest)(nil),           // 30: mq.admin.v1.ResumeGroupRequest
+	(*ResumeGroupResponse)(nil),          // 31: mq.admin.v1.ResumeGroupResponse
+	(*ListScheduledRequest)(nil),         // 32: mq.admin.v1.ListScheduledRequest
+	(*ListScheduledResponse)(nil),        // 33: mq.admin.v1.ListScheduledResponse
+	(*Scheduled)(nil),                    // 34: mq.admin.v1.Scheduled
+	nil,                                  // 35: mq.admin.v1.Topic.LabelsEntry
+	nil,                                  // 36: mq.admin.v1.TailMessage.HeadersEntry
+	nil,                                  // 37: mq.admin.v1.DeadLetter.HeadersEntry
+	nil,                                  // 38: mq.admin.v1.Scheduled.HeadersEntry
+	(*durationpb.Duration)(nil),          // 39: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),              // 41: google.protobuf.Struct
 }
 var file_mq_admin_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: mq.admin.v1.ListTopicsResponse.topics:type_name -> mq.admin.v1.Topic
-	25, // 1: mq.admin.v1.Topic.retention:type_name -> google.protobuf.Duration
-	22, // 2: mq.admin.v1.Topic.labels:type_name -> mq.admin.v1.Topic.LabelsEntry
+	39, // 1: mq.admin.v1.Topic.retention:type_name -> google.protobuf.Duration
+	35, // 2: mq.admin.v1.Topic.labels:type_name -> mq.admin.v1.Topic.LabelsEntry
 	3,  // 3: mq.admin.v1.Topic.partition_bounds:type_name -> mq.admin.v1.Partition
-	2,  // 4: mq.admin.v1.DescribeTopicResponse.topic:type_name -> mq.admin.v1.Topic
-	6,  // 5: mq.admin.v1.DescribeTopicResponse.subscriptions:type_name -> mq.admin.v1.Subscription
-	25, // 6: mq.admin.v1.Subscription.initial_interval:type_name -> google.protobuf.Duration
-	25, // 7: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
-	25, // 8: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
-	25, // 9: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
-	9,  // 10: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
-	10, // 11: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
-	11, // 12: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
-	14, // 13: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
-	26, // 14: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
-	23, // 15: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
-	27, // 16: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
-	17, // 17: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
-	26, // 18: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
-	26, // 19: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
-	24, // 20: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
-	27, // 21: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
-	0,  // 22: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
-	4,  // 23: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
-	7,  // 24: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
-	12, // 25: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
-	15, // 26: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
-	18, // 27: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
-	20, // 28: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
-	1,  // 29: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
-	5,  // 30: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
-	8,  // 31: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
-	13, // 32: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
-	16, // 33: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
-	19, // 34: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
-	21, // 35: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	39, // 4: mq.admin.v1.Topic.ttl:type_name -> google.protobuf.Duration
+	2,  // 5: mq.admin.v1.DescribeTopicResponse.topic:type_name -> mq.admin.v1.Topic
+	6,  // 6: mq.admin.v1.DescribeTopicResponse.subscriptions:type_name -> mq.admin.v1.Subscription
+	39, // 7: mq.admin.v1.Subscription.initial_interval:type_name -> google.protobuf.Duration
+	39, // 8: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
+	39, // 9: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
+	39, // 10: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
+	9,  // 11: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
+	10, // 12: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
+	11, // 13: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
+	14, // 14: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
+	40, // 15: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
+	36, // 16: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
+	41, // 17: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
+	17, // 18: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
+	40, // 19: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
+	40, // 20: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
+	37, // 21: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
+	41, // 22: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
+	24, // 23: mq.admin.v1.SummarizeDeadLettersResponse.failures:type_name -> mq.admin.v1.Failure
+	40, // 24: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
+	40, // 25: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
+	40, // 26: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
+	27, // 27: mq.admin.v1.SeekGroupResponse.positions:type_name -> mq.admin.v1.Position
+	34, // 28: mq.admin.v1.ListScheduledResponse.scheduled:type_name -> mq.admin.v1.Scheduled
+	40, // 29: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
+	38, // 30: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
+	41, // 31: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
+	0,  // 32: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
+	4,  // 33: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
+	7,  // 34: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
+	12, // 35: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
+	15, // 36: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
+	18, // 37: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
+	20, // 38: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
+	22, // 39: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
+	25, // 40: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
+	28, // 41: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
+	30, // 42: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
+	32, // 43: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
+	1,  // 44: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
+	5,  // 45: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
+	8,  // 46: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
+	13, // 47: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
+	16, // 48: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
+	19, // 49: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
+	21, // 50: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
+	23, // 51: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
+	26, // 52: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
+	29, // 53: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
+	31, // 54: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
+	33, // 55: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
+	44, // [44:56] is the sub-list for method output_type
+	32, // [32:44] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_mq_admin_v1_admin_proto_init() }
@@ -1944,13 +3054,18 @@ func file_mq_admin_v1_admin_proto_init() {
 	if File_mq_admin_v1_admin_proto != nil {
 		return
 	}
+	file_mq_admin_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
+		(*SeekGroupRequest_Edge)(nil),
+		(*SeekGroupRequest_Offset)(nil),
+		(*SeekGroupRequest_Time)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_admin_v1_admin_proto_rawDesc), len(file_mq_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,7 @@ import (
 	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -283,8 +284,10 @@ type DeclaredTopic struct {
 	Partitions uint32                 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	// Largest payload in bytes.
 	MaxMessageBytes uint32 `protobuf:"varint,4,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// 1 to 10.
+	PriorityLevels uint32 `protobuf:"varint,5,opt,name=priority_levels,json=priorityLevels,proto3" json:"priority_levels,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DeclaredTopic) Reset() {
@@ -341,6 +344,13 @@ func (x *DeclaredTopic) GetPartitions() uint32 {
 func (x *DeclaredTopic) GetMaxMessageBytes() uint32 {
 	if x != nil {
 		return x.MaxMessageBytes
+	}
+	return 0
+}
+
+func (x *DeclaredTopic) GetPriorityLevels() uint32 {
+	if x != nil {
+		return x.PriorityLevels
 	}
 	return 0
 }
@@ -494,8 +504,17 @@ type Message struct {
 	// Replaces the key that the schema derives from the message.
 	Key []byte `protobuf:"bytes,3,opt,name=key,proto3,oneof" json:"key,omitempty"`
 	// Added to the headers that the schema derives from the message.
-	Headers       map[string]string `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Id            string            `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Headers map[string]string `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// A scheduled message without one is given one.
+	Id string `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	// Replaces the priority that the schema derives from the message.
+	Priority *uint32 `protobuf:"varint,6,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// Keeps the message back for so long, at most 10 years. Not together with deliver_at.
+	Delay *durationpb.Duration `protobuf:"bytes,7,opt,name=delay,proto3" json:"delay,omitempty"`
+	// Replaces the instant that the schema derives from the message: it enters the topic then.
+	DeliverAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=deliver_at,json=deliverAt,proto3" json:"deliver_at,omitempty"`
+	// How long the message may wait to be delivered.
+	Ttl           *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -576,6 +595,34 @@ func (x *Message) GetId() string {
 	return ""
 }
 
+func (x *Message) GetPriority() uint32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *Message) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *Message) GetDeliverAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeliverAt
+	}
+	return nil
+}
+
+func (x *Message) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 type isMessage_Body interface {
 	isMessage_Body()
 }
@@ -646,7 +693,9 @@ type Receipt struct {
 	Partition uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
 	Offset    int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
 	// The message was published before; this is the first receipt.
-	Duplicate     bool `protobuf:"varint,4,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	Duplicate bool `protobuf:"varint,4,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	// The message is kept back: it has no place in the topic yet, offset is -1, and Cancel takes its id.
+	Scheduled     bool `protobuf:"varint,5,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -709,6 +758,120 @@ func (x *Receipt) GetDuplicate() bool {
 	return false
 }
 
+func (x *Receipt) GetScheduled() bool {
+	if x != nil {
+		return x.Scheduled
+	}
+	return false
+}
+
+// CancelRequest names scheduled messages.
+type CancelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// 1 to 1,000 ids. Every scheduled message of an id is cancelled.
+	Ids           []string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRequest) Reset() {
+	*x = CancelRequest{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRequest) ProtoMessage() {}
+
+func (x *CancelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
+func (*CancelRequest) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CancelRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CancelRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+type CancelResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Canceled uint64                 `protobuf:"varint,1,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	// Ids that no scheduled message has: they are due already, or never were there.
+	UnknownIds    []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelResponse) Reset() {
+	*x = CancelResponse{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelResponse) ProtoMessage() {}
+
+func (x *CancelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
+func (*CancelResponse) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CancelResponse) GetCanceled() uint64 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
+}
+
+func (x *CancelResponse) GetUnknownIds() []string {
+	if x != nil {
+		return x.UnknownIds
+	}
+	return nil
+}
+
 // PublishStreamRequest is one frame.
 type PublishStreamRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -721,7 +884,7 @@ type PublishStreamRequest struct {
 
 func (x *PublishStreamRequest) Reset() {
 	*x = PublishStreamRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +896,7 @@ func (x *PublishStreamRequest) String() string {
 func (*PublishStreamRequest) ProtoMessage() {}
 
 func (x *PublishStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +909,7 @@ func (x *PublishStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishStreamRequest.ProtoReflect.Descriptor instead.
 func (*PublishStreamRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{9}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PublishStreamRequest) GetSequence() uint64 {
@@ -775,7 +938,7 @@ type TopicRecords struct {
 
 func (x *TopicRecords) Reset() {
 	*x = TopicRecords{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[10]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +950,7 @@ func (x *TopicRecords) String() string {
 func (*TopicRecords) ProtoMessage() {}
 
 func (x *TopicRecords) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[10]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +963,7 @@ func (x *TopicRecords) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicRecords.ProtoReflect.Descriptor instead.
 func (*TopicRecords) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{10}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TopicRecords) GetTopic() string {
@@ -829,7 +992,7 @@ type PublishStreamResponse struct {
 
 func (x *PublishStreamResponse) Reset() {
 	*x = PublishStreamResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[11]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1004,7 @@ func (x *PublishStreamResponse) String() string {
 func (*PublishStreamResponse) ProtoMessage() {}
 
 func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[11]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1017,7 @@ func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishStreamResponse.ProtoReflect.Descriptor instead.
 func (*PublishStreamResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{11}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PublishStreamResponse) GetSequence() uint64 {
@@ -876,7 +1039,7 @@ type BatchResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Set if the batch was refused.
 	Refusal *Refusal `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
-	// Partition and offset of each record, in order.
+	// Partition and offset of each record, in order. The offset of a scheduled record is -1.
 	Partitions    []uint32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
 	Offsets       []int64  `protobuf:"varint,3,rep,packed,name=offsets,proto3" json:"offsets,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -885,7 +1048,7 @@ type BatchResult struct {
 
 func (x *BatchResult) Reset() {
 	*x = BatchResult{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[12]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1060,7 @@ func (x *BatchResult) String() string {
 func (*BatchResult) ProtoMessage() {}
 
 func (x *BatchResult) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[12]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1073,7 @@ func (x *BatchResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResult.ProtoReflect.Descriptor instead.
 func (*BatchResult) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{12}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BatchResult) GetRefusal() *Refusal {
@@ -947,7 +1110,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[13]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1122,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[13]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1135,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{13}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refusal) GetCode() string {
@@ -1010,7 +1173,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[14]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1185,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[14]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1198,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{14}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConsumeRequest) GetMessage() isConsumeRequest_Message {
@@ -1112,7 +1275,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[15]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1287,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[15]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1300,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{15}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsumeResponse) GetMessage() isConsumeResponse_Message {
@@ -1226,14 +1389,16 @@ type Slice struct {
 	// One lease token of 32 bytes for each record, joined. Opaque: sent back as it came.
 	Tokens []byte `protobuf:"bytes,5,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Encoding of a RecordSet.
-	Records       []byte `protobuf:"bytes,6,opt,name=records,proto3" json:"records,omitempty"`
+	Records []byte `protobuf:"bytes,6,opt,name=records,proto3" json:"records,omitempty"`
+	// Of all records of the slice: 1 is the lowest. 0 where the topic has one level only.
+	Priority      uint32 `protobuf:"varint,7,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Slice) Reset() {
 	*x = Slice{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[16]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1410,7 @@ func (x *Slice) String() string {
 func (*Slice) ProtoMessage() {}
 
 func (x *Slice) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[16]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1423,7 @@ func (x *Slice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slice.ProtoReflect.Descriptor instead.
 func (*Slice) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{16}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Slice) GetPartition() uint32 {
@@ -1303,6 +1468,13 @@ func (x *Slice) GetRecords() []byte {
 	return nil
 }
 
+func (x *Slice) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 type SettleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1317,7 +1489,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[17]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1501,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[17]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1514,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{17}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SettleRequest) GetGroup() string {
@@ -1392,7 +1564,7 @@ type Settlement struct {
 
 func (x *Settlement) Reset() {
 	*x = Settlement{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[18]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1576,7 @@ func (x *Settlement) String() string {
 func (*Settlement) ProtoMessage() {}
 
 func (x *Settlement) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[18]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1589,7 @@ func (x *Settlement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement.ProtoReflect.Descriptor instead.
 func (*Settlement) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Settlement) GetToken() []byte {
@@ -1544,7 +1716,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[19]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1728,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[19]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1741,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{19}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SettleResponse) GetRefusals() []*SettleRefusal {
@@ -1589,7 +1761,7 @@ type SettleRefusal struct {
 
 func (x *SettleRefusal) Reset() {
 	*x = SettleRefusal{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[20]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1773,7 @@ func (x *SettleRefusal) String() string {
 func (*SettleRefusal) ProtoMessage() {}
 
 func (x *SettleRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[20]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1786,7 @@ func (x *SettleRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRefusal.ProtoReflect.Descriptor instead.
 func (*SettleRefusal) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SettleRefusal) GetToken() []byte {
@@ -1647,7 +1819,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[21]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1831,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[21]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1844,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{21}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PullRequest) GetGroup() string {
@@ -1719,7 +1891,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[22]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1903,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[22]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1916,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{22}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PullResponse) GetMessages() []*PulledMessage {
@@ -1767,13 +1939,14 @@ type PulledMessage struct {
 	// The payload by the topic's schema.
 	Json          *structpb.Struct `protobuf:"bytes,9,opt,name=json,proto3" json:"json,omitempty"`
 	AppendTimeMs  int64            `protobuf:"varint,10,opt,name=append_time_ms,json=appendTimeMs,proto3" json:"append_time_ms,omitempty"`
+	Priority      uint32           `protobuf:"varint,11,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PulledMessage) Reset() {
 	*x = PulledMessage{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1958,7 @@ func (x *PulledMessage) String() string {
 func (*PulledMessage) ProtoMessage() {}
 
 func (x *PulledMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1971,7 @@ func (x *PulledMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PulledMessage.ProtoReflect.Descriptor instead.
 func (*PulledMessage) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{23}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PulledMessage) GetToken() []byte {
@@ -1871,6 +2044,13 @@ func (x *PulledMessage) GetAppendTimeMs() int64 {
 	return 0
 }
 
+func (x *PulledMessage) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 type ConsumeRequest_Start struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1878,14 +2058,16 @@ type ConsumeRequest_Start struct {
 	// Messages that may be unsettled at this consumer, 0 to 65,536.
 	Credits uint32 `protobuf:"varint,3,opt,name=credits,proto3" json:"credits,omitempty"`
 	// Shown in the list of consumers, for people.
-	ClientName    string `protobuf:"bytes,4,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
+	ClientName string `protobuf:"bytes,4,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
+	// Bytes of records that may be unsettled at this consumer, default 64 MiB. One message may exceed it when nothing else is unsettled.
+	CreditBytes   uint64 `protobuf:"varint,5,opt,name=credit_bytes,json=creditBytes,proto3" json:"credit_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeRequest_Start) Reset() {
 	*x = ConsumeRequest_Start{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2079,7 @@ func (x *ConsumeRequest_Start) String() string {
 func (*ConsumeRequest_Start) ProtoMessage() {}
 
 func (x *ConsumeRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2092,7 @@ func (x *ConsumeRequest_Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest_Start.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest_Start) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{14, 0}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *ConsumeRequest_Start) GetGroup() string {
@@ -1941,17 +2123,26 @@ func (x *ConsumeRequest_Start) GetClientName() string {
 	return ""
 }
 
-// Credit raises or lowers the number of messages that may be unsettled at this consumer.
+func (x *ConsumeRequest_Start) GetCreditBytes() uint64 {
+	if x != nil {
+		return x.CreditBytes
+	}
+	return 0
+}
+
+// Credit raises or lowers what may be unsettled at this consumer.
 type ConsumeRequest_Credit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Credits       uint32                 `protobuf:"varint,1,opt,name=credits,proto3" json:"credits,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Credits uint32                 `protobuf:"varint,1,opt,name=credits,proto3" json:"credits,omitempty"`
+	// 0 leaves it as it is.
+	CreditBytes   uint64 `protobuf:"varint,2,opt,name=credit_bytes,json=creditBytes,proto3" json:"credit_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsumeRequest_Credit) Reset() {
 	*x = ConsumeRequest_Credit{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2154,7 @@ func (x *ConsumeRequest_Credit) String() string {
 func (*ConsumeRequest_Credit) ProtoMessage() {}
 
 func (x *ConsumeRequest_Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,12 +2167,19 @@ func (x *ConsumeRequest_Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest_Credit.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest_Credit) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{14, 1}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{16, 1}
 }
 
 func (x *ConsumeRequest_Credit) GetCredits() uint32 {
 	if x != nil {
 		return x.Credits
+	}
+	return 0
+}
+
+func (x *ConsumeRequest_Credit) GetCreditBytes() uint64 {
+	if x != nil {
+		return x.CreditBytes
 	}
 	return 0
 }
@@ -1994,7 +2192,7 @@ type ConsumeRequest_Heartbeat struct {
 
 func (x *ConsumeRequest_Heartbeat) Reset() {
 	*x = ConsumeRequest_Heartbeat{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2204,7 @@ func (x *ConsumeRequest_Heartbeat) String() string {
 func (*ConsumeRequest_Heartbeat) ProtoMessage() {}
 
 func (x *ConsumeRequest_Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2217,7 @@ func (x *ConsumeRequest_Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest_Heartbeat.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest_Heartbeat) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{14, 2}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{16, 2}
 }
 
 type ConsumeResponse_Joined struct {
@@ -2032,7 +2230,7 @@ type ConsumeResponse_Joined struct {
 
 func (x *ConsumeResponse_Joined) Reset() {
 	*x = ConsumeResponse_Joined{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2242,7 @@ func (x *ConsumeResponse_Joined) String() string {
 func (*ConsumeResponse_Joined) ProtoMessage() {}
 
 func (x *ConsumeResponse_Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2255,7 @@ func (x *ConsumeResponse_Joined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse_Joined.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse_Joined) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{15, 0}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *ConsumeResponse_Joined) GetLease() *durationpb.Duration {
@@ -2083,7 +2281,7 @@ type ConsumeResponse_Deliveries struct {
 
 func (x *ConsumeResponse_Deliveries) Reset() {
 	*x = ConsumeResponse_Deliveries{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2293,7 @@ func (x *ConsumeResponse_Deliveries) String() string {
 func (*ConsumeResponse_Deliveries) ProtoMessage() {}
 
 func (x *ConsumeResponse_Deliveries) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2306,7 @@ func (x *ConsumeResponse_Deliveries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse_Deliveries.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse_Deliveries) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{15, 1}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{17, 1}
 }
 
 func (x *ConsumeResponse_Deliveries) GetSlices() []*Slice {
@@ -2126,7 +2324,7 @@ type ConsumeResponse_Draining struct {
 
 func (x *ConsumeResponse_Draining) Reset() {
 	*x = ConsumeResponse_Draining{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2336,7 @@ func (x *ConsumeResponse_Draining) String() string {
 func (*ConsumeResponse_Draining) ProtoMessage() {}
 
 func (x *ConsumeResponse_Draining) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2349,7 @@ func (x *ConsumeResponse_Draining) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse_Draining.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse_Draining) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{15, 2}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{17, 2}
 }
 
 type ConsumeResponse_Alive struct {
@@ -2162,7 +2360,7 @@ type ConsumeResponse_Alive struct {
 
 func (x *ConsumeResponse_Alive) Reset() {
 	*x = ConsumeResponse_Alive{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2372,7 @@ func (x *ConsumeResponse_Alive) String() string {
 func (*ConsumeResponse_Alive) ProtoMessage() {}
 
 func (x *ConsumeResponse_Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2385,7 @@ func (x *ConsumeResponse_Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse_Alive.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse_Alive) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{15, 3}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{17, 3}
 }
 
 type Settlement_Ack struct {
@@ -2200,7 +2398,7 @@ type Settlement_Ack struct {
 
 func (x *Settlement_Ack) Reset() {
 	*x = Settlement_Ack{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2410,7 @@ func (x *Settlement_Ack) String() string {
 func (*Settlement_Ack) ProtoMessage() {}
 
 func (x *Settlement_Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2423,7 @@ func (x *Settlement_Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement_Ack.ProtoReflect.Descriptor instead.
 func (*Settlement_Ack) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18, 0}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *Settlement_Ack) GetSkipReason() string {
@@ -2247,7 +2445,7 @@ type Settlement_Retry struct {
 
 func (x *Settlement_Retry) Reset() {
 	*x = Settlement_Retry{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2457,7 @@ func (x *Settlement_Retry) String() string {
 func (*Settlement_Retry) ProtoMessage() {}
 
 func (x *Settlement_Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2470,7 @@ func (x *Settlement_Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement_Retry.ProtoReflect.Descriptor instead.
 func (*Settlement_Retry) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18, 1}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 1}
 }
 
 func (x *Settlement_Retry) GetError() string {
@@ -2299,7 +2497,7 @@ type Settlement_Reject struct {
 
 func (x *Settlement_Reject) Reset() {
 	*x = Settlement_Reject{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2509,7 @@ func (x *Settlement_Reject) String() string {
 func (*Settlement_Reject) ProtoMessage() {}
 
 func (x *Settlement_Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2522,7 @@ func (x *Settlement_Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement_Reject.ProtoReflect.Descriptor instead.
 func (*Settlement_Reject) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18, 2}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 2}
 }
 
 func (x *Settlement_Reject) GetError() string {
@@ -2350,7 +2548,7 @@ type Settlement_Snooze struct {
 
 func (x *Settlement_Snooze) Reset() {
 	*x = Settlement_Snooze{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2560,7 @@ func (x *Settlement_Snooze) String() string {
 func (*Settlement_Snooze) ProtoMessage() {}
 
 func (x *Settlement_Snooze) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2573,7 @@ func (x *Settlement_Snooze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement_Snooze.ProtoReflect.Descriptor instead.
 func (*Settlement_Snooze) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18, 3}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 3}
 }
 
 func (x *Settlement_Snooze) GetDelay() *durationpb.Duration {
@@ -2393,7 +2591,7 @@ type Settlement_Release struct {
 
 func (x *Settlement_Release) Reset() {
 	*x = Settlement_Release{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2603,7 @@ func (x *Settlement_Release) String() string {
 func (*Settlement_Release) ProtoMessage() {}
 
 func (x *Settlement_Release) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2616,7 @@ func (x *Settlement_Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement_Release.ProtoReflect.Descriptor instead.
 func (*Settlement_Release) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18, 4}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 4}
 }
 
 type Settlement_Extend struct {
@@ -2430,7 +2628,7 @@ type Settlement_Extend struct {
 
 func (x *Settlement_Extend) Reset() {
 	*x = Settlement_Extend{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2640,7 @@ func (x *Settlement_Extend) String() string {
 func (*Settlement_Extend) ProtoMessage() {}
 
 func (x *Settlement_Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2653,7 @@ func (x *Settlement_Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement_Extend.ProtoReflect.Descriptor instead.
 func (*Settlement_Extend) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{18, 5}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 5}
 }
 
 func (x *Settlement_Extend) GetLease() *durationpb.Duration {
@@ -2469,7 +2667,7 @@ var File_mq_broker_v1_broker_proto protoreflect.FileDescriptor
 
 const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\n" +
-	"\x19mq/broker/v1/broker.proto\x12\fmq.broker.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb9\x01\n" +
+	"\x19mq/broker/v1/broker.proto\x12\fmq.broker.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\x01\n" +
 	"\tErrorInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12A\n" +
@@ -2485,14 +2683,15 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x0fDeclareResponse\x12)\n" +
 	"\x10need_descriptors\x18\x01 \x01(\bR\x0fneedDescriptors\x123\n" +
 	"\x06topics\x18\x02 \x03(\v2\x1b.mq.broker.v1.DeclaredTopicR\x06topics\x12H\n" +
-	"\rsubscriptions\x18\x03 \x03(\v2\".mq.broker.v1.DeclaredSubscriptionR\rsubscriptions\"\x89\x01\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2\".mq.broker.v1.DeclaredSubscriptionR\rsubscriptions\"\xb2\x01\n" +
 	"\rDeclaredTopic\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
 	"partitions\x12*\n" +
-	"\x11max_message_bytes\x18\x04 \x01(\rR\x0fmaxMessageBytes\"\xf3\x01\n" +
+	"\x11max_message_bytes\x18\x04 \x01(\rR\x0fmaxMessageBytes\x12'\n" +
+	"\x0fpriority_levels\x18\x05 \x01(\rR\x0epriorityLevels\"\xf3\x01\n" +
 	"\x14DeclaredSubscription\x12\x10\n" +
 	"\x03rpc\x18\x01 \x01(\tR\x03rpc\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -2502,25 +2701,39 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x12processing_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11processingTimeout\"Y\n" +
 	"\x0ePublishRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x121\n" +
-	"\bmessages\x18\x02 \x03(\v2\x15.mq.broker.v1.MessageR\bmessages\"\x85\x02\n" +
+	"\bmessages\x18\x02 \x03(\v2\x15.mq.broker.v1.MessageR\bmessages\"\xcc\x03\n" +
 	"\aMessage\x12-\n" +
 	"\x04json\x18\x01 \x01(\v2\x17.google.protobuf.StructH\x00R\x04json\x12\x1a\n" +
 	"\apayload\x18\x02 \x01(\fH\x00R\apayload\x12\x15\n" +
 	"\x03key\x18\x03 \x01(\fH\x01R\x03key\x88\x01\x01\x12<\n" +
 	"\aheaders\x18\x04 \x03(\v2\".mq.broker.v1.Message.HeadersEntryR\aheaders\x12\x0e\n" +
-	"\x02id\x18\x05 \x01(\tR\x02id\x1a:\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12\x1f\n" +
+	"\bpriority\x18\x06 \x01(\rH\x02R\bpriority\x88\x01\x01\x12/\n" +
+	"\x05delay\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05delay\x129\n" +
+	"\n" +
+	"deliver_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tdeliverAt\x12+\n" +
+	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
 	"\x04bodyB\x06\n" +
-	"\x04_key\"D\n" +
+	"\x04_keyB\v\n" +
+	"\t_priority\"D\n" +
 	"\x0fPublishResponse\x121\n" +
-	"\breceipts\x18\x01 \x03(\v2\x15.mq.broker.v1.ReceiptR\breceipts\"m\n" +
+	"\breceipts\x18\x01 \x03(\v2\x15.mq.broker.v1.ReceiptR\breceipts\"\x8b\x01\n" +
 	"\aReceipt\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x1c\n" +
-	"\tduplicate\x18\x04 \x01(\bR\tduplicate\"h\n" +
+	"\tduplicate\x18\x04 \x01(\bR\tduplicate\x12\x1c\n" +
+	"\tscheduled\x18\x05 \x01(\bR\tscheduled\"7\n" +
+	"\rCancelRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\tR\x03ids\"M\n" +
+	"\x0eCancelResponse\x12\x1a\n" +
+	"\bcanceled\x18\x01 \x01(\x04R\bcanceled\x12\x1f\n" +
+	"\vunknown_ids\x18\x02 \x03(\tR\n" +
+	"unknownIds\"h\n" +
 	"\x14PublishStreamRequest\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\abatches\x18\x02 \x03(\v2\x1a.mq.broker.v1.TopicRecordsR\abatches\">\n" +
@@ -2539,19 +2752,21 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12+\n" +
-	"\x04info\x18\x03 \x01(\v2\x17.mq.broker.v1.ErrorInfoR\x04info\"\xff\x02\n" +
+	"\x04info\x18\x03 \x01(\v2\x17.mq.broker.v1.ErrorInfoR\x04info\"\xc6\x03\n" +
 	"\x0eConsumeRequest\x12:\n" +
 	"\x05start\x18\x01 \x01(\v2\".mq.broker.v1.ConsumeRequest.StartH\x00R\x05start\x12=\n" +
 	"\x06credit\x18\x02 \x01(\v2#.mq.broker.v1.ConsumeRequest.CreditH\x00R\x06credit\x12F\n" +
-	"\theartbeat\x18\x03 \x01(\v2&.mq.broker.v1.ConsumeRequest.HeartbeatH\x00R\theartbeat\x1an\n" +
+	"\theartbeat\x18\x03 \x01(\v2&.mq.broker.v1.ConsumeRequest.HeartbeatH\x00R\theartbeat\x1a\x91\x01\n" +
 	"\x05Start\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x18\n" +
 	"\acredits\x18\x03 \x01(\rR\acredits\x12\x1f\n" +
 	"\vclient_name\x18\x04 \x01(\tR\n" +
-	"clientName\x1a\"\n" +
+	"clientName\x12!\n" +
+	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\x1aE\n" +
 	"\x06Credit\x12\x18\n" +
-	"\acredits\x18\x01 \x01(\rR\acredits\x1a\v\n" +
+	"\acredits\x18\x01 \x01(\rR\acredits\x12!\n" +
+	"\fcredit_bytes\x18\x02 \x01(\x04R\vcreditBytes\x1a\v\n" +
 	"\tHeartbeatB\t\n" +
 	"\amessage\"\x81\x04\n" +
 	"\x0fConsumeResponse\x12>\n" +
@@ -2570,14 +2785,15 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\n" +
 	"\bDraining\x1a\a\n" +
 	"\x05AliveB\t\n" +
-	"\amessage\"\xb3\x01\n" +
+	"\amessage\"\xcf\x01\n" +
 	"\x05Slice\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12$\n" +
 	"\x0eappend_time_ms\x18\x02 \x01(\x03R\fappendTimeMs\x12\x18\n" +
 	"\aoffsets\x18\x03 \x03(\x03R\aoffsets\x12\x1a\n" +
 	"\battempts\x18\x04 \x03(\rR\battempts\x12\x16\n" +
 	"\x06tokens\x18\x05 \x01(\fR\x06tokens\x12\x18\n" +
-	"\arecords\x18\x06 \x01(\fR\arecords\"\x8b\x01\n" +
+	"\arecords\x18\x06 \x01(\fR\arecords\x12\x1a\n" +
+	"\bpriority\x18\a \x01(\rR\bpriority\"\x8b\x01\n" +
 	"\rSettleRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x12\n" +
@@ -2619,7 +2835,7 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x05lease\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12-\n" +
 	"\x04wait\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"G\n" +
 	"\fPullResponse\x127\n" +
-	"\bmessages\x18\x01 \x03(\v2\x1b.mq.broker.v1.PulledMessageR\bmessages\"\x84\x03\n" +
+	"\bmessages\x18\x01 \x03(\v2\x1b.mq.broker.v1.PulledMessageR\bmessages\"\xa0\x03\n" +
 	"\rPulledMessage\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1c\n" +
@@ -2631,20 +2847,22 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\apayload\x18\b \x01(\fR\apayload\x12+\n" +
 	"\x04json\x18\t \x01(\v2\x17.google.protobuf.StructR\x04json\x12$\n" +
 	"\x0eappend_time_ms\x18\n" +
-	" \x01(\x03R\fappendTimeMs\x1a:\n" +
+	" \x01(\x03R\fappendTimeMs\x12\x1a\n" +
+	"\bpriority\x18\v \x01(\rR\bpriority\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*i\n" +
 	"\fRejectReason\x12\x1d\n" +
 	"\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REJECT_REASON_PERMANENT\x10\x01\x12\x1d\n" +
-	"\x19REJECT_REASON_UNDECODABLE\x10\x022\xcd\x03\n" +
+	"\x19REJECT_REASON_UNDECODABLE\x10\x022\x92\x04\n" +
 	"\rBrokerService\x12F\n" +
 	"\aDeclare\x12\x1c.mq.broker.v1.DeclareRequest\x1a\x1d.mq.broker.v1.DeclareResponse\x12F\n" +
 	"\aPublish\x12\x1c.mq.broker.v1.PublishRequest\x1a\x1d.mq.broker.v1.PublishResponse\x12\\\n" +
 	"\rPublishStream\x12\".mq.broker.v1.PublishStreamRequest\x1a#.mq.broker.v1.PublishStreamResponse(\x010\x01\x12J\n" +
 	"\aConsume\x12\x1c.mq.broker.v1.ConsumeRequest\x1a\x1d.mq.broker.v1.ConsumeResponse(\x010\x01\x12C\n" +
-	"\x06Settle\x12\x1b.mq.broker.v1.SettleRequest\x1a\x1c.mq.broker.v1.SettleResponse\x12=\n" +
+	"\x06Settle\x12\x1b.mq.broker.v1.SettleRequest\x1a\x1c.mq.broker.v1.SettleResponse\x12C\n" +
+	"\x06Cancel\x12\x1b.mq.broker.v1.CancelRequest\x1a\x1c.mq.broker.v1.CancelResponse\x12=\n" +
 	"\x04Pull\x12\x19.mq.broker.v1.PullRequest\x1a\x1a.mq.broker.v1.PullResponseB>Z<github.com/typedmq/typedmq/schemas/gen/mq/broker/v1;brokerv1b\x06proto3"
 
 var (
@@ -2660,7 +2878,7 @@ func file_mq_broker_v1_broker_proto_rawDescGZIP() []byte {
 }
 
 var file_mq_broker_v1_broker_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mq_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_mq_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_mq_broker_v1_broker_proto_goTypes = []any{
 	(RejectReason)(0),                      // 0: mq.broker.v1.RejectReason
 	(*ErrorInfo)(nil),                      // 1: mq.broker.v1.ErrorInfo
@@ -2672,101 +2890,109 @@ var file_mq_broker_v1_broker_proto_goTypes = []any{
 	(*Message)(nil),                        // 7: mq.broker.v1.Message
 	(*PublishResponse)(nil),                // 8: mq.broker.v1.PublishResponse
 	(*Receipt)(nil),                        // 9: mq.broker.v1.Receipt
-	(*PublishStreamRequest)(nil),           // 10: mq.broker.v1.PublishStreamRequest
-	(*TopicRecords)(nil),                   // 11: mq.broker.v1.TopicRecords
-	(*PublishStreamResponse)(nil),          // 12: mq.broker.v1.PublishStreamResponse
-	(*BatchResult)(nil),                    // 13: mq.broker.v1.BatchResult
-	(*Refusal)(nil),                        // 14: mq.broker.v1.Refusal
-	(*ConsumeRequest)(nil),                 // 15: mq.broker.v1.ConsumeRequest
-	(*ConsumeResponse)(nil),                // 16: mq.broker.v1.ConsumeResponse
-	(*Slice)(nil),                          // 17: mq.broker.v1.Slice
-	(*SettleRequest)(nil),                  // 18: mq.broker.v1.SettleRequest
-	(*Settlement)(nil),                     // 19: mq.broker.v1.Settlement
-	(*SettleResponse)(nil),                 // 20: mq.broker.v1.SettleResponse
-	(*SettleRefusal)(nil),                  // 21: mq.broker.v1.SettleRefusal
-	(*PullRequest)(nil),                    // 22: mq.broker.v1.PullRequest
-	(*PullResponse)(nil),                   // 23: mq.broker.v1.PullResponse
-	(*PulledMessage)(nil),                  // 24: mq.broker.v1.PulledMessage
-	nil,                                    // 25: mq.broker.v1.ErrorInfo.MetadataEntry
-	nil,                                    // 26: mq.broker.v1.Message.HeadersEntry
-	(*ConsumeRequest_Start)(nil),           // 27: mq.broker.v1.ConsumeRequest.Start
-	(*ConsumeRequest_Credit)(nil),          // 28: mq.broker.v1.ConsumeRequest.Credit
-	(*ConsumeRequest_Heartbeat)(nil),       // 29: mq.broker.v1.ConsumeRequest.Heartbeat
-	(*ConsumeResponse_Joined)(nil),         // 30: mq.broker.v1.ConsumeResponse.Joined
-	(*ConsumeResponse_Deliveries)(nil),     // 31: mq.broker.v1.ConsumeResponse.Deliveries
-	(*ConsumeResponse_Draining)(nil),       // 32: mq.broker.v1.ConsumeResponse.Draining
-	(*ConsumeResponse_Alive)(nil),          // 33: mq.broker.v1.ConsumeResponse.Alive
-	(*Settlement_Ack)(nil),                 // 34: mq.broker.v1.Settlement.Ack
-	(*Settlement_Retry)(nil),               // 35: mq.broker.v1.Settlement.Retry
-	(*Settlement_Reject)(nil),              // 36: mq.broker.v1.Settlement.Reject
-	(*Settlement_Snooze)(nil),              // 37: mq.broker.v1.Settlement.Snooze
-	(*Settlement_Release)(nil),             // 38: mq.broker.v1.Settlement.Release
-	(*Settlement_Extend)(nil),              // 39: mq.broker.v1.Settlement.Extend
-	nil,                                    // 40: mq.broker.v1.PulledMessage.HeadersEntry
-	(*descriptorpb.FileDescriptorSet)(nil), // 41: google.protobuf.FileDescriptorSet
-	(*durationpb.Duration)(nil),            // 42: google.protobuf.Duration
-	(*structpb.Struct)(nil),                // 43: google.protobuf.Struct
+	(*CancelRequest)(nil),                  // 10: mq.broker.v1.CancelRequest
+	(*CancelResponse)(nil),                 // 11: mq.broker.v1.CancelResponse
+	(*PublishStreamRequest)(nil),           // 12: mq.broker.v1.PublishStreamRequest
+	(*TopicRecords)(nil),                   // 13: mq.broker.v1.TopicRecords
+	(*PublishStreamResponse)(nil),          // 14: mq.broker.v1.PublishStreamResponse
+	(*BatchResult)(nil),                    // 15: mq.broker.v1.BatchResult
+	(*Refusal)(nil),                        // 16: mq.broker.v1.Refusal
+	(*ConsumeRequest)(nil),                 // 17: mq.broker.v1.ConsumeRequest
+	(*ConsumeResponse)(nil),                // 18: mq.broker.v1.ConsumeResponse
+	(*Slice)(nil),                          // 19: mq.broker.v1.Slice
+	(*SettleRequest)(nil),                  // 20: mq.broker.v1.SettleRequest
+	(*Settlement)(nil),                     // 21: mq.broker.v1.Settlement
+	(*SettleResponse)(nil),                 // 22: mq.broker.v1.SettleResponse
+	(*SettleRefusal)(nil),                  // 23: mq.broker.v1.SettleRefusal
+	(*PullRequest)(nil),                    // 24: mq.broker.v1.PullRequest
+	(*PullResponse)(nil),                   // 25: mq.broker.v1.PullResponse
+	(*PulledMessage)(nil),                  // 26: mq.broker.v1.PulledMessage
+	nil,                                    // 27: mq.broker.v1.ErrorInfo.MetadataEntry
+	nil,                                    // 28: mq.broker.v1.Message.HeadersEntry
+	(*ConsumeRequest_Start)(nil),           // 29: mq.broker.v1.ConsumeRequest.Start
+	(*ConsumeRequest_Credit)(nil),          // 30: mq.broker.v1.ConsumeRequest.Credit
+	(*ConsumeRequest_Heartbeat)(nil),       // 31: mq.broker.v1.ConsumeRequest.Heartbeat
+	(*ConsumeResponse_Joined)(nil),         // 32: mq.broker.v1.ConsumeResponse.Joined
+	(*ConsumeResponse_Deliveries)(nil),     // 33: mq.broker.v1.ConsumeResponse.Deliveries
+	(*ConsumeResponse_Draining)(nil),       // 34: mq.broker.v1.ConsumeResponse.Draining
+	(*ConsumeResponse_Alive)(nil),          // 35: mq.broker.v1.ConsumeResponse.Alive
+	(*Settlement_Ack)(nil),                 // 36: mq.broker.v1.Settlement.Ack
+	(*Settlement_Retry)(nil),               // 37: mq.broker.v1.Settlement.Retry
+	(*Settlement_Reject)(nil),              // 38: mq.broker.v1.Settlement.Reject
+	(*Settlement_Snooze)(nil),              // 39: mq.broker.v1.Settlement.Snooze
+	(*Settlement_Release)(nil),             // 40: mq.broker.v1.Settlement.Release
+	(*Settlement_Extend)(nil),              // 41: mq.broker.v1.Settlement.Extend
+	nil,                                    // 42: mq.broker.v1.PulledMessage.HeadersEntry
+	(*descriptorpb.FileDescriptorSet)(nil), // 43: google.protobuf.FileDescriptorSet
+	(*durationpb.Duration)(nil),            // 44: google.protobuf.Duration
+	(*structpb.Struct)(nil),                // 45: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),          // 46: google.protobuf.Timestamp
 }
 var file_mq_broker_v1_broker_proto_depIdxs = []int32{
-	25, // 0: mq.broker.v1.ErrorInfo.metadata:type_name -> mq.broker.v1.ErrorInfo.MetadataEntry
-	41, // 1: mq.broker.v1.DeclareRequest.descriptors:type_name -> google.protobuf.FileDescriptorSet
+	27, // 0: mq.broker.v1.ErrorInfo.metadata:type_name -> mq.broker.v1.ErrorInfo.MetadataEntry
+	43, // 1: mq.broker.v1.DeclareRequest.descriptors:type_name -> google.protobuf.FileDescriptorSet
 	4,  // 2: mq.broker.v1.DeclareResponse.topics:type_name -> mq.broker.v1.DeclaredTopic
 	5,  // 3: mq.broker.v1.DeclareResponse.subscriptions:type_name -> mq.broker.v1.DeclaredSubscription
-	42, // 4: mq.broker.v1.DeclaredSubscription.lease:type_name -> google.protobuf.Duration
-	42, // 5: mq.broker.v1.DeclaredSubscription.processing_timeout:type_name -> google.protobuf.Duration
+	44, // 4: mq.broker.v1.DeclaredSubscription.lease:type_name -> google.protobuf.Duration
+	44, // 5: mq.broker.v1.DeclaredSubscription.processing_timeout:type_name -> google.protobuf.Duration
 	7,  // 6: mq.broker.v1.PublishRequest.messages:type_name -> mq.broker.v1.Message
-	43, // 7: mq.broker.v1.Message.json:type_name -> google.protobuf.Struct
-	26, // 8: mq.broker.v1.Message.headers:type_name -> mq.broker.v1.Message.HeadersEntry
-	9,  // 9: mq.broker.v1.PublishResponse.receipts:type_name -> mq.broker.v1.Receipt
-	11, // 10: mq.broker.v1.PublishStreamRequest.batches:type_name -> mq.broker.v1.TopicRecords
-	13, // 11: mq.broker.v1.PublishStreamResponse.results:type_name -> mq.broker.v1.BatchResult
-	14, // 12: mq.broker.v1.BatchResult.refusal:type_name -> mq.broker.v1.Refusal
-	1,  // 13: mq.broker.v1.Refusal.info:type_name -> mq.broker.v1.ErrorInfo
-	27, // 14: mq.broker.v1.ConsumeRequest.start:type_name -> mq.broker.v1.ConsumeRequest.Start
-	28, // 15: mq.broker.v1.ConsumeRequest.credit:type_name -> mq.broker.v1.ConsumeRequest.Credit
-	29, // 16: mq.broker.v1.ConsumeRequest.heartbeat:type_name -> mq.broker.v1.ConsumeRequest.Heartbeat
-	30, // 17: mq.broker.v1.ConsumeResponse.joined:type_name -> mq.broker.v1.ConsumeResponse.Joined
-	31, // 18: mq.broker.v1.ConsumeResponse.deliveries:type_name -> mq.broker.v1.ConsumeResponse.Deliveries
-	32, // 19: mq.broker.v1.ConsumeResponse.draining:type_name -> mq.broker.v1.ConsumeResponse.Draining
-	33, // 20: mq.broker.v1.ConsumeResponse.alive:type_name -> mq.broker.v1.ConsumeResponse.Alive
-	19, // 21: mq.broker.v1.SettleRequest.settlements:type_name -> mq.broker.v1.Settlement
-	34, // 22: mq.broker.v1.Settlement.ack:type_name -> mq.broker.v1.Settlement.Ack
-	35, // 23: mq.broker.v1.Settlement.retry:type_name -> mq.broker.v1.Settlement.Retry
-	36, // 24: mq.broker.v1.Settlement.reject:type_name -> mq.broker.v1.Settlement.Reject
-	37, // 25: mq.broker.v1.Settlement.snooze:type_name -> mq.broker.v1.Settlement.Snooze
-	38, // 26: mq.broker.v1.Settlement.release:type_name -> mq.broker.v1.Settlement.Release
-	39, // 27: mq.broker.v1.Settlement.extend:type_name -> mq.broker.v1.Settlement.Extend
-	21, // 28: mq.broker.v1.SettleResponse.refusals:type_name -> mq.broker.v1.SettleRefusal
-	14, // 29: mq.broker.v1.SettleRefusal.refusal:type_name -> mq.broker.v1.Refusal
-	42, // 30: mq.broker.v1.PullRequest.lease:type_name -> google.protobuf.Duration
-	42, // 31: mq.broker.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	24, // 32: mq.broker.v1.PullResponse.messages:type_name -> mq.broker.v1.PulledMessage
-	40, // 33: mq.broker.v1.PulledMessage.headers:type_name -> mq.broker.v1.PulledMessage.HeadersEntry
-	43, // 34: mq.broker.v1.PulledMessage.json:type_name -> google.protobuf.Struct
-	42, // 35: mq.broker.v1.ConsumeResponse.Joined.lease:type_name -> google.protobuf.Duration
-	42, // 36: mq.broker.v1.ConsumeResponse.Joined.processing_timeout:type_name -> google.protobuf.Duration
-	17, // 37: mq.broker.v1.ConsumeResponse.Deliveries.slices:type_name -> mq.broker.v1.Slice
-	42, // 38: mq.broker.v1.Settlement.Retry.after:type_name -> google.protobuf.Duration
-	0,  // 39: mq.broker.v1.Settlement.Reject.reason:type_name -> mq.broker.v1.RejectReason
-	42, // 40: mq.broker.v1.Settlement.Snooze.delay:type_name -> google.protobuf.Duration
-	42, // 41: mq.broker.v1.Settlement.Extend.lease:type_name -> google.protobuf.Duration
-	2,  // 42: mq.broker.v1.BrokerService.Declare:input_type -> mq.broker.v1.DeclareRequest
-	6,  // 43: mq.broker.v1.BrokerService.Publish:input_type -> mq.broker.v1.PublishRequest
-	10, // 44: mq.broker.v1.BrokerService.PublishStream:input_type -> mq.broker.v1.PublishStreamRequest
-	15, // 45: mq.broker.v1.BrokerService.Consume:input_type -> mq.broker.v1.ConsumeRequest
-	18, // 46: mq.broker.v1.BrokerService.Settle:input_type -> mq.broker.v1.SettleRequest
-	22, // 47: mq.broker.v1.BrokerService.Pull:input_type -> mq.broker.v1.PullRequest
-	3,  // 48: mq.broker.v1.BrokerService.Declare:output_type -> mq.broker.v1.DeclareResponse
-	8,  // 49: mq.broker.v1.BrokerService.Publish:output_type -> mq.broker.v1.PublishResponse
-	12, // 50: mq.broker.v1.BrokerService.PublishStream:output_type -> mq.broker.v1.PublishStreamResponse
-	16, // 51: mq.broker.v1.BrokerService.Consume:output_type -> mq.broker.v1.ConsumeResponse
-	20, // 52: mq.broker.v1.BrokerService.Settle:output_type -> mq.broker.v1.SettleResponse
-	23, // 53: mq.broker.v1.BrokerService.Pull:output_type -> mq.broker.v1.PullResponse
-	48, // [48:54] is the sub-list for method output_type
-	42, // [42:48] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	45, // 7: mq.broker.v1.Message.json:type_name -> google.protobuf.Struct
+	28, // 8: mq.broker.v1.Message.headers:type_name -> mq.broker.v1.Message.HeadersEntry
+	44, // 9: mq.broker.v1.Message.delay:type_name -> google.protobuf.Duration
+	46, // 10: mq.broker.v1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	44, // 11: mq.broker.v1.Message.ttl:type_name -> google.protobuf.Duration
+	9,  // 12: mq.broker.v1.PublishResponse.receipts:type_name -> mq.broker.v1.Receipt
+	13, // 13: mq.broker.v1.PublishStreamRequest.batches:type_name -> mq.broker.v1.TopicRecords
+	15, // 14: mq.broker.v1.PublishStreamResponse.results:type_name -> mq.broker.v1.BatchResult
+	16, // 15: mq.broker.v1.BatchResult.refusal:type_name -> mq.broker.v1.Refusal
+	1,  // 16: mq.broker.v1.Refusal.info:type_name -> mq.broker.v1.ErrorInfo
+	29, // 17: mq.broker.v1.ConsumeRequest.start:type_name -> mq.broker.v1.ConsumeRequest.Start
+	30, // 18: mq.broker.v1.ConsumeRequest.credit:type_name -> mq.broker.v1.ConsumeRequest.Credit
+	31, // 19: mq.broker.v1.ConsumeRequest.heartbeat:type_name -> mq.broker.v1.ConsumeRequest.Heartbeat
+	32, // 20: mq.broker.v1.ConsumeResponse.joined:type_name -> mq.broker.v1.ConsumeResponse.Joined
+	33, // 21: mq.broker.v1.ConsumeResponse.deliveries:type_name -> mq.broker.v1.ConsumeResponse.Deliveries
+	34, // 22: mq.broker.v1.ConsumeResponse.draining:type_name -> mq.broker.v1.ConsumeResponse.Draining
+	35, // 23: mq.broker.v1.ConsumeResponse.alive:type_name -> mq.broker.v1.ConsumeResponse.Alive
+	21, // 24: mq.broker.v1.SettleRequest.settlements:type_name -> mq.broker.v1.Settlement
+	36, // 25: mq.broker.v1.Settlement.ack:type_name -> mq.broker.v1.Settlement.Ack
+	37, // 26: mq.broker.v1.Settlement.retry:type_name -> mq.broker.v1.Settlement.Retry
+	38, // 27: mq.broker.v1.Settlement.reject:type_name -> mq.broker.v1.Settlement.Reject
+	39, // 28: mq.broker.v1.Settlement.snooze:type_name -> mq.broker.v1.Settlement.Snooze
+	40, // 29: mq.broker.v1.Settlement.release:type_name -> mq.broker.v1.Settlement.Release
+	41, // 30: mq.broker.v1.Settlement.extend:type_name -> mq.broker.v1.Settlement.Extend
+	23, // 31: mq.broker.v1.SettleResponse.refusals:type_name -> mq.broker.v1.SettleRefusal
+	16, // 32: mq.broker.v1.SettleRefusal.refusal:type_name -> mq.broker.v1.Refusal
+	44, // 33: mq.broker.v1.PullRequest.lease:type_name -> google.protobuf.Duration
+	44, // 34: mq.broker.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	26, // 35: mq.broker.v1.PullResponse.messages:type_name -> mq.broker.v1.PulledMessage
+	42, // 36: mq.broker.v1.PulledMessage.headers:type_name -> mq.broker.v1.PulledMessage.HeadersEntry
+	45, // 37: mq.broker.v1.PulledMessage.json:type_name -> google.protobuf.Struct
+	44, // 38: mq.broker.v1.ConsumeResponse.Joined.lease:type_name -> google.protobuf.Duration
+	44, // 39: mq.broker.v1.ConsumeResponse.Joined.processing_timeout:type_name -> google.protobuf.Duration
+	19, // 40: mq.broker.v1.ConsumeResponse.Deliveries.slices:type_name -> mq.broker.v1.Slice
+	44, // 41: mq.broker.v1.Settlement.Retry.after:type_name -> google.protobuf.Duration
+	0,  // 42: mq.broker.v1.Settlement.Reject.reason:type_name -> mq.broker.v1.RejectReason
+	44, // 43: mq.broker.v1.Settlement.Snooze.delay:type_name -> google.protobuf.Duration
+	44, // 44: mq.broker.v1.Settlement.Extend.lease:type_name -> google.protobuf.Duration
+	2,  // 45: mq.broker.v1.BrokerService.Declare:input_type -> mq.broker.v1.DeclareRequest
+	6,  // 46: mq.broker.v1.BrokerService.Publish:input_type -> mq.broker.v1.PublishRequest
+	12, // 47: mq.broker.v1.BrokerService.PublishStream:input_type -> mq.broker.v1.PublishStreamRequest
+	17, // 48: mq.broker.v1.BrokerService.Consume:input_type -> mq.broker.v1.ConsumeRequest
+	20, // 49: mq.broker.v1.BrokerService.Settle:input_type -> mq.broker.v1.SettleRequest
+	10, // 50: mq.broker.v1.BrokerService.Cancel:input_type -> mq.broker.v1.CancelRequest
+	24, // 51: mq.broker.v1.BrokerService.Pull:input_type -> mq.broker.v1.PullRequest
+	3,  // 52: mq.broker.v1.BrokerService.Declare:output_type -> mq.broker.v1.DeclareResponse
+	8,  // 53: mq.broker.v1.BrokerService.Publish:output_type -> mq.broker.v1.PublishResponse
+	14, // 54: mq.broker.v1.BrokerService.PublishStream:output_type -> mq.broker.v1.PublishStreamResponse
+	18, // 55: mq.broker.v1.BrokerService.Consume:output_type -> mq.broker.v1.ConsumeResponse
+	22, // 56: mq.broker.v1.BrokerService.Settle:output_type -> mq.broker.v1.SettleResponse
+	11, // 57: mq.broker.v1.BrokerService.Cancel:output_type -> mq.broker.v1.CancelResponse
+	25, // 58: mq.broker.v1.BrokerService.Pull:output_type -> mq.broker.v1.PullResponse
+	52, // [52:59] is the sub-list for method output_type
+	45, // [45:52] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_mq_broker_v1_broker_proto_init() }
@@ -2778,18 +3004,18 @@ func file_mq_broker_v1_broker_proto_init() {
 		(*Message_Json)(nil),
 		(*Message_Payload)(nil),
 	}
-	file_mq_broker_v1_broker_proto_msgTypes[14].OneofWrappers = []any{
+	file_mq_broker_v1_broker_proto_msgTypes[16].OneofWrappers = []any{
 		(*ConsumeRequest_Start_)(nil),
 		(*ConsumeRequest_Credit_)(nil),
 		(*ConsumeRequest_Heartbeat_)(nil),
 	}
-	file_mq_broker_v1_broker_proto_msgTypes[15].OneofWrappers = []any{
+	file_mq_broker_v1_broker_proto_msgTypes[17].OneofWrappers = []any{
 		(*ConsumeResponse_Joined_)(nil),
 		(*ConsumeResponse_Deliveries_)(nil),
 		(*ConsumeResponse_Draining_)(nil),
 		(*ConsumeResponse_Alive_)(nil),
 	}
-	file_mq_broker_v1_broker_proto_msgTypes[18].OneofWrappers = []any{
+	file_mq_broker_v1_broker_proto_msgTypes[20].OneofWrappers = []any{
 		(*Settlement_Ack_)(nil),
 		(*Settlement_Retry_)(nil),
 		(*Settlement_Reject_)(nil),
@@ -2803,7 +3029,7 @@ func file_mq_broker_v1_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_broker_v1_broker_proto_rawDesc), len(file_mq_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

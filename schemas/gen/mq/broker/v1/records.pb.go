@@ -76,8 +76,17 @@ type Record struct {
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
 	// At most 64 headers of 32 KiB together.
 	Headers []*Header `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
-	// Chosen by the publisher; a record without one is known by its place, "<partition>-<offset>".
-	Id            string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	// Chosen by the publisher; a record without one is known by its place, "<partition>-<offset>", or with a priority above the lowest
+	// "<partition>.<priority>-<offset>".
+	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	// 1, the lowest, to the topic's priority levels. 0 is the lowest.
+	Priority uint32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	// How long the sidecar keeps the message back before it enters the topic, 0 for not at all. Not together with deliver_at_ms.
+	DelayMs uint64 `protobuf:"varint,6,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
+	// The instant at which the message enters the topic, in milliseconds since 1970. One in the past is now.
+	DeliverAtMs int64 `protobuf:"varint,7,opt,name=deliver_at_ms,json=deliverAtMs,proto3" json:"deliver_at_ms,omitempty"`
+	// How long the message may wait to be delivered, from when it enters the topic; the topic's own ttl applies if it is shorter. 0 for no bound.
+	TtlMs         uint64 `protobuf:"varint,8,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,6 +147,34 @@ func (x *Record) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *Record) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Record) GetDelayMs() uint64 {
+	if x != nil {
+		return x.DelayMs
+	}
+	return 0
+}
+
+func (x *Record) GetDeliverAtMs() int64 {
+	if x != nil {
+		return x.DeliverAtMs
+	}
+	return 0
+}
+
+func (x *Record) GetTtlMs() uint64 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
 }
 
 // Header is a name and a value beside the payload, readable without the schema.
@@ -201,12 +238,16 @@ const file_mq_broker_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"\x1amq/broker/v1/records.proto\x12\fmq.broker.v1\";\n" +
 	"\tRecordSet\x12.\n" +
-	"\arecords\x18\x01 \x03(\v2\x14.mq.broker.v1.RecordR\arecords\"t\n" +
+	"\arecords\x18\x01 \x03(\v2\x14.mq.broker.v1.RecordR\arecords\"\xe6\x01\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\x12.\n" +
 	"\aheaders\x18\x03 \x03(\v2\x14.mq.broker.v1.HeaderR\aheaders\x12\x0e\n" +
-	"\x02id\x18\x04 \x01(\tR\x02id\"2\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x1a\n" +
+	"\bpriority\x18\x05 \x01(\rR\bpriority\x12\x19\n" +
+	"\bdelay_ms\x18\x06 \x01(\x04R\adelayMs\x12\"\n" +
+	"\rdeliver_at_ms\x18\a \x01(\x03R\vdeliverAtMs\x12\x15\n" +
+	"\x06ttl_ms\x18\b \x01(\x04R\x05ttlMs\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05valueB>Z<github.com/typedmq/typedmq/schemas/gen/mq/broker/v1;brokerv1b\x06proto3"

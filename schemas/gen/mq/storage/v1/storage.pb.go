@@ -114,7 +114,9 @@ type Subscription struct {
 	DescriptorsHash []byte `protobuf:"bytes,4,opt,name=descriptors_hash,json=descriptorsHash,proto3" json:"descriptors_hash,omitempty"`
 	CreatedMs       int64  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// Where the group began in each partition, by partition number.
-	StartOffsets  []int64 `protobuf:"varint,6,rep,packed,name=start_offsets,json=startOffsets,proto3" json:"start_offsets,omitempty"`
+	StartOffsets []int64 `protobuf:"varint,6,rep,packed,name=start_offsets,json=startOffsets,proto3" json:"start_offsets,omitempty"`
+	// Nothing is leased.
+	Paused        bool `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +191,13 @@ func (x *Subscription) GetStartOffsets() []int64 {
 		return x.StartOffsets
 	}
 	return nil
+}
+
+func (x *Subscription) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
 }
 
 // Descriptors are uploaded files, stored under the SHA-256 of their set.
@@ -338,7 +347,9 @@ type Failure struct {
 	// Not before, in milliseconds since 1970.
 	DueMs int64 `protobuf:"varint,4,opt,name=due_ms,json=dueMs,proto3" json:"due_ms,omitempty"`
 	// The wait that due_ms ends, so that a clock jump cannot lengthen it.
-	WaitMs        int64 `protobuf:"varint,5,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	WaitMs int64 `protobuf:"varint,5,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	// Consumers that vanished with the message.
+	Losses        uint32 `protobuf:"varint,6,opt,name=losses,proto3" json:"losses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,17 +419,26 @@ func (x *Failure) GetWaitMs() int64 {
 	return 0
 }
 
+func (x *Failure) GetLosses() uint32 {
+	if x != nil {
+		return x.Losses
+	}
+	return 0
+}
+
 // DeadLetter is a message that a group gave up on.
 type DeadLetter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Encoding of a mq.broker.v1.Record.
-	Record        []byte `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Attempts      uint32 `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	FirstError    string `protobuf:"bytes,4,opt,name=first_error,json=firstError,proto3" json:"first_error,omitempty"`
-	LastError     string `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	AppendTimeMs  int64  `protobuf:"varint,6,opt,name=append_time_ms,json=appendTimeMs,proto3" json:"append_time_ms,omitempty"`
-	DiedMs        int64  `protobuf:"varint,7,opt,name=died_ms,json=diedMs,proto3" json:"died_ms,omitempty"`
+	Record       []byte `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Reason       string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Attempts     uint32 `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	FirstError   string `protobuf:"bytes,4,opt,name=first_error,json=firstError,proto3" json:"first_error,omitempty"`
+	LastError    string `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	AppendTimeMs int64  `protobuf:"varint,6,opt,name=append_time_ms,json=appendTimeMs,proto3" json:"append_time_ms,omitempty"`
+	DiedMs       int64  `protobuf:"varint,7,opt,name=died_ms,json=diedMs,proto3" json:"died_ms,omitempty"`
+	// Later messages of its key wait.
+	HoldsKey      bool `protobuf:"varint,8,opt,name=holds_key,json=holdsKey,proto3" json:"holds_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,6 +522,13 @@ func (x *DeadLetter) GetDiedMs() int64 {
 	return 0
 }
 
+func (x *DeadLetter) GetHoldsKey() bool {
+	if x != nil {
+		return x.HoldsKey
+	}
+	return false
+}
+
 // Redriven is a dead letter given back to its group and not yet settled.
 type Redriven struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -556,6 +583,121 @@ func (x *Redriven) GetAppendTimeMs() int64 {
 	return 0
 }
 
+// Scheduled is a message that is kept back until it is due.
+type Scheduled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Encoding of a mq.broker.v1.Record.
+	Record        []byte `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Topic         uint32 `protobuf:"varint,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32 `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	Lane          uint32 `protobuf:"varint,4,opt,name=lane,proto3" json:"lane,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scheduled) Reset() {
+	*x = Scheduled{}
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scheduled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scheduled) ProtoMessage() {}
+
+func (x *Scheduled) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scheduled.ProtoReflect.Descriptor instead.
+func (*Scheduled) Descriptor() ([]byte, []int) {
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Scheduled) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *Scheduled) GetTopic() uint32 {
+	if x != nil {
+		return x.Topic
+	}
+	return 0
+}
+
+func (x *Scheduled) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Scheduled) GetLane() uint32 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+// ClockMark is the latest time that a sidecar is known to have seen.
+type ClockMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockMark) Reset() {
+	*x = ClockMark{}
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockMark) ProtoMessage() {}
+
+func (x *ClockMark) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockMark.ProtoReflect.Descriptor instead.
+func (*ClockMark) Descriptor() ([]byte, []int) {
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ClockMark) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
 // OwnerValue is what etcd holds under an ownership or member key.
 type OwnerValue struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -568,7 +710,7 @@ type OwnerValue struct {
 
 func (x *OwnerValue) Reset() {
 	*x = OwnerValue{}
-	mi := &file_mq_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +722,7 @@ func (x *OwnerValue) String() string {
 func (*OwnerValue) ProtoMessage() {}
 
 func (x *OwnerValue) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +735,7 @@ func (x *OwnerValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerValue.ProtoReflect.Descriptor instead.
 func (*OwnerValue) Descriptor() ([]byte, []int) {
-	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OwnerValue) GetMember() string {
@@ -621,7 +763,7 @@ const file_mq_storage_v1_storage_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12)\n" +
 	"\x10descriptors_hash\x18\x04 \x01(\fR\x0fdescriptorsHash\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\"\xbb\x01\n" +
+	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\"\xd3\x01\n" +
 	"\fSubscription\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
@@ -629,13 +771,14 @@ const file_mq_storage_v1_storage_proto_rawDesc = "" +
 	"\x10descriptors_hash\x18\x04 \x01(\fR\x0fdescriptorsHash\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\x12#\n" +
-	"\rstart_offsets\x18\x06 \x03(\x03R\fstartOffsets\"G\n" +
+	"\rstart_offsets\x18\x06 \x03(\x03R\fstartOffsets\x12\x16\n" +
+	"\x06paused\x18\a \x01(\bR\x06paused\"G\n" +
 	"\vDescriptors\x128\n" +
 	"\x05files\x18\x01 \x01(\v2\".google.protobuf.FileDescriptorSetR\x05files\"\x1c\n" +
 	"\x04Head\x12\x14\n" +
 	"\x05floor\x18\x01 \x01(\x03R\x05floor\"&\n" +
 	"\fSettledBlock\x12\x16\n" +
-	"\x06bitmap\x18\x01 \x01(\fR\x06bitmap\"\x95\x01\n" +
+	"\x06bitmap\x18\x01 \x01(\fR\x06bitmap\"\xad\x01\n" +
 	"\aFailure\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\rR\battempts\x12\x1f\n" +
 	"\vfirst_error\x18\x02 \x01(\tR\n" +
@@ -643,7 +786,8 @@ const file_mq_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x03 \x01(\tR\tlastError\x12\x15\n" +
 	"\x06due_ms\x18\x04 \x01(\x03R\x05dueMs\x12\x17\n" +
-	"\await_ms\x18\x05 \x01(\x03R\x06waitMs\"\xd7\x01\n" +
+	"\await_ms\x18\x05 \x01(\x03R\x06waitMs\x12\x16\n" +
+	"\x06losses\x18\x06 \x01(\rR\x06losses\"\xf4\x01\n" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12\x16\n" +
@@ -654,10 +798,18 @@ const file_mq_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x05 \x01(\tR\tlastError\x12$\n" +
 	"\x0eappend_time_ms\x18\x06 \x01(\x03R\fappendTimeMs\x12\x17\n" +
-	"\adied_ms\x18\a \x01(\x03R\x06diedMs\"H\n" +
+	"\adied_ms\x18\a \x01(\x03R\x06diedMs\x12\x1b\n" +
+	"\tholds_key\x18\b \x01(\bR\bholdsKey\"H\n" +
 	"\bRedriven\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12$\n" +
-	"\x0eappend_time_ms\x18\x02 \x01(\x03R\fappendTimeMs\"@\n" +
+	"\x0eappend_time_ms\x18\x02 \x01(\x03R\fappendTimeMs\"k\n" +
+	"\tScheduled\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\rR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\rR\tpartition\x12\x12\n" +
+	"\x04lane\x18\x04 \x01(\rR\x04lane\"$\n" +
+	"\tClockMark\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\"@\n" +
 	"\n" +
 	"OwnerValue\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x1a\n" +
@@ -675,7 +827,7 @@ func file_mq_storage_v1_storage_proto_rawDescGZIP() []byte {
 	return file_mq_storage_v1_storage_proto_rawDescData
 }
 
-var file_mq_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_mq_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_mq_storage_v1_storage_proto_goTypes = []any{
 	(*Topic)(nil),                          // 0: mq.storage.v1.Topic
 	(*Subscription)(nil),                   // 1: mq.storage.v1.Subscription
@@ -685,16 +837,18 @@ var file_mq_storage_v1_storage_proto_goTypes = []any{
 	(*Failure)(nil),                        // 5: mq.storage.v1.Failure
 	(*DeadLetter)(nil),                     // 6: mq.storage.v1.DeadLetter
 	(*Redriven)(nil),                       // 7: mq.storage.v1.Redriven
-	(*OwnerValue)(nil),                     // 8: mq.storage.v1.OwnerValue
-	(*descriptorpb.FileDescriptorSet)(nil), // 9: google.protobuf.FileDescriptorSet
+	(*Scheduled)(nil),                      // 8: mq.storage.v1.Scheduled
+	(*ClockMark)(nil),                      // 9: mq.storage.v1.ClockMark
+	(*OwnerValue)(nil),                     // 10: mq.storage.v1.OwnerValue
+	(*descriptorpb.FileDescriptorSet)(nil), // 11: google.protobuf.FileDescriptorSet
 }
 var file_mq_storage_v1_storage_proto_depIdxs = []int32{
-	9, // 0: mq.storage.v1.Descriptors.files:type_name -> google.protobuf.FileDescriptorSet
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	11, // 0: mq.storage.v1.Descriptors.files:type_name -> google.protobuf.FileDescriptorSet
+	1,  // [1:1] is the sub-list for method output_type
+	1,  // [1:1] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_mq_storage_v1_storage_proto_init() }
@@ -708,7 +862,7 @@ func file_mq_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_storage_v1_storage_proto_rawDesc), len(file_mq_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -53,6 +53,19 @@ const (
 	// AdminServiceDiscardDeadLettersProcedure is the fully-qualified name of the AdminService's
 	// DiscardDeadLetters RPC.
 	AdminServiceDiscardDeadLettersProcedure = "/mq.admin.v1.AdminService/DiscardDeadLetters"
+	// AdminServiceSummarizeDeadLettersProcedure is the fully-qualified name of the AdminService's
+	// SummarizeDeadLetters RPC.
+	AdminServiceSummarizeDeadLettersProcedure = "/mq.admin.v1.AdminService/SummarizeDeadLetters"
+	// AdminServiceSeekGroupProcedure is the fully-qualified name of the AdminService's SeekGroup RPC.
+	AdminServiceSeekGroupProcedure = "/mq.admin.v1.AdminService/SeekGroup"
+	// AdminServicePauseGroupProcedure is the fully-qualified name of the AdminService's PauseGroup RPC.
+	AdminServicePauseGroupProcedure = "/mq.admin.v1.AdminService/PauseGroup"
+	// AdminServiceResumeGroupProcedure is the fully-qualified name of the AdminService's ResumeGroup
+	// RPC.
+	AdminServiceResumeGroupProcedure = "/mq.admin.v1.AdminService/ResumeGroup"
+	// AdminServiceListScheduledProcedure is the fully-qualified name of the AdminService's
+	// ListScheduled RPC.
+	AdminServiceListScheduledProcedure = "/mq.admin.v1.AdminService/ListScheduled"
 )
 
 // AdminServiceClient is a client for the mq.admin.v1.AdminService service.
@@ -67,6 +80,15 @@ type AdminServiceClient interface {
 	// RedriveDeadLetters gives dead letters back to their group: same id, attempts from 1.
 	RedriveDeadLetters(context.Context, *connect.Request[v1.RedriveDeadLettersRequest]) (*connect.Response[v1.RedriveDeadLettersResponse], error)
 	DiscardDeadLetters(context.Context, *connect.Request[v1.DiscardDeadLettersRequest]) (*connect.Response[v1.DiscardDeadLettersResponse], error)
+	// SummarizeDeadLetters groups the dead letters of a group in a topic by reason and last error.
+	SummarizeDeadLetters(context.Context, *connect.Request[v1.SummarizeDeadLettersRequest]) (*connect.Response[v1.SummarizeDeadLettersResponse], error)
+	// SeekGroup moves the position of a group in a PUBSUB topic: back to replay, forward to pass over. Leases end; dead letters stay.
+	SeekGroup(context.Context, *connect.Request[v1.SeekGroupRequest]) (*connect.Response[v1.SeekGroupResponse], error)
+	// PauseGroup stops leasing to a group until ResumeGroup, also across restarts. What is leased can be settled.
+	PauseGroup(context.Context, *connect.Request[v1.PauseGroupRequest]) (*connect.Response[v1.PauseGroupResponse], error)
+	ResumeGroup(context.Context, *connect.Request[v1.ResumeGroupRequest]) (*connect.Response[v1.ResumeGroupResponse], error)
+	// ListScheduled shows messages of a topic that are not due yet, by due time.
+	ListScheduled(context.Context, *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the mq.admin.v1.AdminService service. By default,
@@ -122,18 +144,53 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("DiscardDeadLetters")),
 			connect.WithClientOptions(opts...),
 		),
+		summarizeDeadLetters: connect.NewClient[v1.SummarizeDeadLettersRequest, v1.SummarizeDeadLettersResponse](
+			httpClient,
+			baseURL+AdminServiceSummarizeDeadLettersProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SummarizeDeadLetters")),
+			connect.WithClientOptions(opts...),
+		),
+		seekGroup: connect.NewClient[v1.SeekGroupRequest, v1.SeekGroupResponse](
+			httpClient,
+			baseURL+AdminServiceSeekGroupProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SeekGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		pauseGroup: connect.NewClient[v1.PauseGroupRequest, v1.PauseGroupResponse](
+			httpClient,
+			baseURL+AdminServicePauseGroupProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("PauseGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		resumeGroup: connect.NewClient[v1.ResumeGroupRequest, v1.ResumeGroupResponse](
+			httpClient,
+			baseURL+AdminServiceResumeGroupProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ResumeGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		listScheduled: connect.NewClient[v1.ListScheduledRequest, v1.ListScheduledResponse](
+			httpClient,
+			baseURL+AdminServiceListScheduledProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListScheduled")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	listTopics         *connect.Client[v1.ListTopicsRequest, v1.ListTopicsResponse]
-	describeTopic      *connect.Client[v1.DescribeTopicRequest, v1.DescribeTopicResponse]
-	listGroups         *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
-	tail               *connect.Client[v1.TailRequest, v1.TailResponse]
-	listDeadLetters    *connect.Client[v1.ListDeadLettersRequest, v1.ListDeadLettersResponse]
-	redriveDeadLetters *connect.Client[v1.RedriveDeadLettersRequest, v1.RedriveDeadLettersResponse]
-	discardDeadLetters *connect.Client[v1.DiscardDeadLettersRequest, v1.DiscardDeadLettersResponse]
+	listTopics           *connect.Client[v1.ListTopicsRequest, v1.ListTopicsResponse]
+	describeTopic        *connect.Client[v1.DescribeTopicRequest, v1.DescribeTopicResponse]
+	listGroups           *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
+	tail                 *connect.Client[v1.TailRequest, v1.TailResponse]
+	listDeadLetters      *connect.Client[v1.ListDeadLettersRequest, v1.ListDeadLettersResponse]
+	redriveDeadLetters   *connect.Client[v1.RedriveDeadLettersRequest, v1.RedriveDeadLettersResponse]
+	discardDeadLetters   *connect.Client[v1.DiscardDeadLettersRequest, v1.DiscardDeadLettersResponse]
+	summarizeDeadLetters *connect.Client[v1.SummarizeDeadLettersRequest, v1.SummarizeDeadLettersResponse]
+	seekGroup            *connect.Client[v1.SeekGroupRequest, v1.SeekGroupResponse]
+	pauseGroup           *connect.Client[v1.PauseGroupRequest, v1.PauseGroupResponse]
+	resumeGroup          *connect.Client[v1.ResumeGroupRequest, v1.ResumeGroupResponse]
+	listScheduled        *connect.Client[v1.ListScheduledRequest, v1.ListScheduledResponse]
 }
 
 // ListTopics calls mq.admin.v1.AdminService.ListTopics.
@@ -171,6 +228,31 @@ func (c *adminServiceClient) DiscardDeadLetters(ctx context.Context, req *connec
 	return c.discardDeadLetters.CallUnary(ctx, req)
 }
 
+// SummarizeDeadLetters calls mq.admin.v1.AdminService.SummarizeDeadLetters.
+func (c *adminServiceClient) SummarizeDeadLetters(ctx context.Context, req *connect.Request[v1.SummarizeDeadLettersRequest]) (*connect.Response[v1.SummarizeDeadLettersResponse], error) {
+	return c.summarizeDeadLetters.CallUnary(ctx, req)
+}
+
+// SeekGroup calls mq.admin.v1.AdminService.SeekGroup.
+func (c *adminServiceClient) SeekGroup(ctx context.Context, req *connect.Request[v1.SeekGroupRequest]) (*connect.Response[v1.SeekGroupResponse], error) {
+	return c.seekGroup.CallUnary(ctx, req)
+}
+
+// PauseGroup calls mq.admin.v1.AdminService.PauseGroup.
+func (c *adminServiceClient) PauseGroup(ctx context.Context, req *connect.Request[v1.PauseGroupRequest]) (*connect.Response[v1.PauseGroupResponse], error) {
+	return c.pauseGroup.CallUnary(ctx, req)
+}
+
+// ResumeGroup calls mq.admin.v1.AdminService.ResumeGroup.
+func (c *adminServiceClient) ResumeGroup(ctx context.Context, req *connect.Request[v1.ResumeGroupRequest]) (*connect.Response[v1.ResumeGroupResponse], error) {
+	return c.resumeGroup.CallUnary(ctx, req)
+}
+
+// ListScheduled calls mq.admin.v1.AdminService.ListScheduled.
+func (c *adminServiceClient) ListScheduled(ctx context.Context, req *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error) {
+	return c.listScheduled.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the mq.admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	ListTopics(context.Context, *connect.Request[v1.ListTopicsRequest]) (*connect.Response[v1.ListTopicsResponse], error)
@@ -183,6 +265,15 @@ type AdminServiceHandler interface {
 	// RedriveDeadLetters gives dead letters back to their group: same id, attempts from 1.
 	RedriveDeadLetters(context.Context, *connect.Request[v1.RedriveDeadLettersRequest]) (*connect.Response[v1.RedriveDeadLettersResponse], error)
 	DiscardDeadLetters(context.Context, *connect.Request[v1.DiscardDeadLettersRequest]) (*connect.Response[v1.DiscardDeadLettersResponse], error)
+	// SummarizeDeadLetters groups the dead letters of a group in a topic by reason and last error.
+	SummarizeDeadLetters(context.Context, *connect.Request[v1.SummarizeDeadLettersRequest]) (*connect.Response[v1.SummarizeDeadLettersResponse], error)
+	// SeekGroup moves the position of a group in a PUBSUB topic: back to replay, forward to pass over. Leases end; dead letters stay.
+	SeekGroup(context.Context, *connect.Request[v1.SeekGroupRequest]) (*connect.Response[v1.SeekGroupResponse], error)
+	// PauseGroup stops leasing to a group until ResumeGroup, also across restarts. What is leased can be settled.
+	PauseGroup(context.Context, *connect.Request[v1.PauseGroupRequest]) (*connect.Response[v1.PauseGroupResponse], error)
+	ResumeGroup(context.Context, *connect.Request[v1.ResumeGroupRequest]) (*connect.Response[v1.ResumeGroupResponse], error)
+	// ListScheduled shows messages of a topic that are not due yet, by due time.
+	ListScheduled(context.Context, *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -234,6 +325,36 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("DiscardDeadLetters")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceSummarizeDeadLettersHandler := connect.NewUnaryHandler(
+		AdminServiceSummarizeDeadLettersProcedure,
+		svc.SummarizeDeadLetters,
+		connect.WithSchema(adminServiceMethods.ByName("SummarizeDeadLetters")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceSeekGroupHandler := connect.NewUnaryHandler(
+		AdminServiceSeekGroupProcedure,
+		svc.SeekGroup,
+		connect.WithSchema(adminServiceMethods.ByName("SeekGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServicePauseGroupHandler := connect.NewUnaryHandler(
+		AdminServicePauseGroupProcedure,
+		svc.PauseGroup,
+		connect.WithSchema(adminServiceMethods.ByName("PauseGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceResumeGroupHandler := connect.NewUnaryHandler(
+		AdminServiceResumeGroupProcedure,
+		svc.ResumeGroup,
+		connect.WithSchema(adminServiceMethods.ByName("ResumeGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceListScheduledHandler := connect.NewUnaryHandler(
+		AdminServiceListScheduledProcedure,
+		svc.ListScheduled,
+		connect.WithSchema(adminServiceMethods.ByName("ListScheduled")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/mq.admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceListTopicsProcedure:
@@ -250,6 +371,16 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceRedriveDeadLettersHandler.ServeHTTP(w, r)
 		case AdminServiceDiscardDeadLettersProcedure:
 			adminServiceDiscardDeadLettersHandler.ServeHTTP(w, r)
+		case AdminServiceSummarizeDeadLettersProcedure:
+			adminServiceSummarizeDeadLettersHandler.ServeHTTP(w, r)
+		case AdminServiceSeekGroupProcedure:
+			adminServiceSeekGroupHandler.ServeHTTP(w, r)
+		case AdminServicePauseGroupProcedure:
+			adminServicePauseGroupHandler.ServeHTTP(w, r)
+		case AdminServiceResumeGroupProcedure:
+			adminServiceResumeGroupHandler.ServeHTTP(w, r)
+		case AdminServiceListScheduledProcedure:
+			adminServiceListScheduledHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -285,4 +416,24 @@ func (UnimplementedAdminServiceHandler) RedriveDeadLetters(context.Context, *con
 
 func (UnimplementedAdminServiceHandler) DiscardDeadLetters(context.Context, *connect.Request[v1.DiscardDeadLettersRequest]) (*connect.Response[v1.DiscardDeadLettersResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.DiscardDeadLetters is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SummarizeDeadLetters(context.Context, *connect.Request[v1.SummarizeDeadLettersRequest]) (*connect.Response[v1.SummarizeDeadLettersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.SummarizeDeadLetters is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SeekGroup(context.Context, *connect.Request[v1.SeekGroupRequest]) (*connect.Response[v1.SeekGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.SeekGroup is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) PauseGroup(context.Context, *connect.Request[v1.PauseGroupRequest]) (*connect.Response[v1.PauseGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.PauseGroup is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ResumeGroup(context.Context, *connect.Request[v1.ResumeGroupRequest]) (*connect.Response[v1.ResumeGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.ResumeGroup is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ListScheduled(context.Context, *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.ListScheduled is not implemented"))
 }

@@ -46,6 +46,8 @@ const (
 	BrokerServiceConsumeProcedure = "/mq.broker.v1.BrokerService/Consume"
 	// BrokerServiceSettleProcedure is the fully-qualified name of the BrokerService's Settle RPC.
 	BrokerServiceSettleProcedure = "/mq.broker.v1.BrokerService/Settle"
+	// BrokerServiceCancelProcedure is the fully-qualified name of the BrokerService's Cancel RPC.
+	BrokerServiceCancelProcedure = "/mq.broker.v1.BrokerService/Cancel"
 	// BrokerServicePullProcedure is the fully-qualified name of the BrokerService's Pull RPC.
 	BrokerServicePullProcedure = "/mq.broker.v1.BrokerService/Pull"
 )
@@ -62,6 +64,8 @@ type BrokerServiceClient interface {
 	Consume(context.Context) *connect.BidiStreamForClient[v1.ConsumeRequest, v1.ConsumeResponse]
 	// Settle ends or extends leases. Outcomes are per token; one stale token does not hinder the others.
 	Settle(context.Context, *connect.Request[v1.SettleRequest]) (*connect.Response[v1.SettleResponse], error)
+	// Cancel takes back messages that are scheduled and not due yet.
+	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
 	// Pull leases messages of one subscription for a fixed time, without a stream. For curl and HTTP/1.1.
 	Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error)
 }
@@ -107,6 +111,12 @@ func NewBrokerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(brokerServiceMethods.ByName("Settle")),
 			connect.WithClientOptions(opts...),
 		),
+		cancel: connect.NewClient[v1.CancelRequest, v1.CancelResponse](
+			httpClient,
+			baseURL+BrokerServiceCancelProcedure,
+			connect.WithSchema(brokerServiceMethods.ByName("Cancel")),
+			connect.WithClientOptions(opts...),
+		),
 		pull: connect.NewClient[v1.PullRequest, v1.PullResponse](
 			httpClient,
 			baseURL+BrokerServicePullProcedure,
@@ -123,6 +133,7 @@ type brokerServiceClient struct {
 	publishStream *connect.Client[v1.PublishStreamRequest, v1.PublishStreamResponse]
 	consume       *connect.Client[v1.ConsumeRequest, v1.ConsumeResponse]
 	settle        *connect.Client[v1.SettleRequest, v1.SettleResponse]
+	cancel        *connect.Client[v1.CancelRequest, v1.CancelResponse]
 	pull          *connect.Client[v1.PullRequest, v1.PullResponse]
 }
 
@@ -151,6 +162,11 @@ func (c *brokerServiceClient) Settle(ctx context.Context, req *connect.Request[v
 	return c.settle.CallUnary(ctx, req)
 }
 
+// Cancel calls mq.broker.v1.BrokerService.Cancel.
+func (c *brokerServiceClient) Cancel(ctx context.Context, req *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error) {
+	return c.cancel.CallUnary(ctx, req)
+}
+
 // Pull calls mq.broker.v1.BrokerService.Pull.
 func (c *brokerServiceClient) Pull(ctx context.Context, req *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error) {
 	return c.pull.CallUnary(ctx, req)
@@ -168,6 +184,8 @@ type BrokerServiceHandler interface {
 	Consume(context.Context, *connect.BidiStream[v1.ConsumeRequest, v1.ConsumeResponse]) error
 	// Settle ends or extends leases. Outcomes are per token; one stale token does not hinder the others.
 	Settle(context.Context, *connect.Request[v1.SettleRequest]) (*connect.Response[v1.SettleResponse], error)
+	// Cancel takes back messages that are scheduled and not due yet.
+	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
 	// Pull leases messages of one subscription for a fixed time, without a stream. For curl and HTTP/1.1.
 	Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error)
 }
@@ -209,6 +227,12 @@ func NewBrokerServiceHandler(svc BrokerServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(brokerServiceMethods.ByName("Settle")),
 		connect.WithHandlerOptions(opts...),
 	)
+	brokerServiceCancelHandler := connect.NewUnaryHandler(
+		BrokerServiceCancelProcedure,
+		svc.Cancel,
+		connect.WithSchema(brokerServiceMethods.ByName("Cancel")),
+		connect.WithHandlerOptions(opts...),
+	)
 	brokerServicePullHandler := connect.NewUnaryHandler(
 		BrokerServicePullProcedure,
 		svc.Pull,
@@ -227,6 +251,8 @@ func NewBrokerServiceHandler(svc BrokerServiceHandler, opts ...connect.HandlerOp
 			brokerServiceConsumeHandler.ServeHTTP(w, r)
 		case BrokerServiceSettleProcedure:
 			brokerServiceSettleHandler.ServeHTTP(w, r)
+		case BrokerServiceCancelProcedure:
+			brokerServiceCancelHandler.ServeHTTP(w, r)
 		case BrokerServicePullProcedure:
 			brokerServicePullHandler.ServeHTTP(w, r)
 		default:
@@ -256,6 +282,10 @@ func (UnimplementedBrokerServiceHandler) Consume(context.Context, *connect.BidiS
 
 func (UnimplementedBrokerServiceHandler) Settle(context.Context, *connect.Request[v1.SettleRequest]) (*connect.Response[v1.SettleResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.broker.v1.BrokerService.Settle is not implemented"))
+}
+
+func (UnimplementedBrokerServiceHandler) Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.broker.v1.BrokerService.Cancel is not implemented"))
 }
 
 func (UnimplementedBrokerServiceHandler) Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error) {

@@ -1,0 +1,119 @@
+package dispatch
+
+// MaxPassed bounds how many messages of higher lanes go before a ready message of a lower one.
+const MaxPassed = 256
+
+// Lanes are the machines of one group in one partition of a topic with priorities: one for each level, the lowest first. Each lane is a log of its
+// own. Which lane goes next is decided when a message is leased: the highest that has a ready message, but for one turn after MaxPassed
+// messages went before a lane that had one.
+type Lanes struct {
+	lanes  []*Partition
+	passed []int // by lane: messages of higher lanes that were leased while it had ready ones
+}
+
+// NewLanes puts machines together, the lowest priority first. A topic without priorities has one.
+func NewLanes(lanes ...*Partition) *Lanes {
+	return &Lanes{lanes: lanes, passed: make([]int, len(lanes))}
+}
+
+// Lane returns the machine of a priority level, from 0.
+func (l *Lanes) Lane(i int) *Partition { return l.lanes[i] }
+
+// Len is the number of lanes.
+func (l *Lanes) Len() int { return len(l.lanes) }
+
+// Step applies an event that concerns all lanes alike: Join, Leave, Heartbeat, Tick or Discard.
+// Error: ErrUnknownSession if no lane knows the session.
+func (l *Lanes) Step(now Instant, ev Event) error {
+	err := ErrUnknownSession
+	for _, p := range l.lanes {
+		if p.Step(now, ev) == nil {
+			err = nil
+		}
+	}
+	return err
+}
+
+// Grant leases ready messages to a session, the highest lane first. Error: ErrUnknownSession.
+func (l *Lanes) Grant(now Instant, g *Grant) error {
+	known := false
+	for i := len(l.lanes) - 1; i >= 0; i-- {
+		for low := range l.lanes[:i] { // a lane that was passed over often enough gets one message
+			if l.passed[low] >= MaxPassed {
+				_ = l.grant(now, low, g, 1)
+				l.passed[low] = 0
+			}
+		}
+		most := g.Messages
+		for low := range l.lanes[:i] {
+			if l.lanes[low].Backlog() > 0 {
+				most = min(most, MaxPassed-l.passed[low])
+			}
+		}
+		used := g.Used
+		if l.grant(now, i, g, most) == nil {
+			known = true
+		}
+		given := g.Used - used
+		for low := range l.lanes[:i] {
+			if l.lanes[low].Backlog() == 0 {
+				l.passed[low] = 0
+			} else {
+				l.passed[low] += given
+			}
+		}
+		if given == most && given > 0 && g.Used < g.Messages {
+			i++ // a lower lane has its turn, then this one goes on
+		}
+	}
+	if !known {
+		return ErrUnknownSession
+	}
+	return nil
+}
+
+// grant leases up to n messages of one lane, within what is left of the grant.
+func (l *Lanes) grant(now Instant, lane int, g *Grant, n int) error {
+	part := Grant{Session: g.Session, Messages: min(n, g.Messages-g.Used), Bytes: g.Bytes - g.UsedBytes, Oversize: g.Oversize && g.Used == 0}
+	err := l.lanes[lane].Step(now, &part)
+	g.Used += part.Used
+	g.UsedBytes += part.UsedBytes
+	return err
+}
+
+// Backlog is how many messages a Grant could lease, at most.
+func (l *Lanes) Backlog() (n int) {
+	for _, p := range l.lanes {
+		n += p.Backlog()
+	}
+	return n
+}
+
+// Leases is how many messages a session has leased, what they weigh, and whether any lane knows the session.
+func (l *Lanes) Leases(id SessionID) (n int, size int64, known bool) {
+	for _, p := range l.lanes {
+		m, s, k := p.Leases(id)
+		n, size, known = n+m, size+s, known || k
+	}
+	return n, size, known
+}
+
+// Wake is the earliest instant at which a Tick can matter, if there is one.
+func (l *Lanes) Wake() (at Instant, ok bool) {
+	for _, p := range l.lanes {
+		if a, has := p.Wake(); has && (!ok || a < at) {
+			at, ok = a, true
+		}
+	}
+	return at, ok
+}
+
+// Dirty says that a lane has something to save.
+func (l *Lanes) Dirty() bool {
+	for _, p := range l.lanes {
+		if p.Dirty() {
+			return true
+		}
+	}
+	return false
+}
