@@ -17,6 +17,10 @@ const (
 	recordPayload = 2
 	recordHeaders = 3
 	recordID      = 4
+	recordPrio    = 5
+	recordDelay   = 6
+	recordDeliver = 7
+	recordTTL     = 8
 	headerName    = 1
 	headerValue   = 2
 )
@@ -26,6 +30,13 @@ type Record struct {
 	Key     []byte
 	Payload []byte
 	ID      []byte
+	// Priority is 0 or 1 for the lowest level.
+	Priority uint64
+	// DelayMS, DeliverAtMS and TTLMS are as the publisher wrote them, unchecked; 0 is not set.
+	DelayMS     uint64
+	DeliverAtMS int64
+	TTLMS       uint64
+
 	raw     []byte
 	headers int // bytes of names and values
 	count   int
@@ -40,6 +51,15 @@ func ParseRecord(raw []byte) (Record, error) {
 			return r, protowire.ParseError(n)
 		}
 		b = b[n:]
+		if typ == protowire.VarintType && num >= recordPrio && num <= recordTTL {
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return r, protowire.ParseError(n)
+			}
+			b = b[n:]
+			r.number(num, v)
+			continue
+		}
 		if typ != protowire.BytesType || num < recordKey || num > recordID {
 			return r, fail(BadRequest, "records", "record has a field %d of wire type %d, which is unknown", num, typ)
 		}
@@ -65,6 +85,19 @@ func ParseRecord(raw []byte) (Record, error) {
 		}
 	}
 	return r, nil
+}
+
+func (r *Record) number(num protowire.Number, v uint64) {
+	switch num {
+	case recordPrio:
+		r.Priority = v
+	case recordDelay:
+		r.DelayMS = v
+	case recordDeliver:
+		r.DeliverAtMS = int64(v)
+	case recordTTL:
+		r.TTLMS = v
+	}
 }
 
 func parseHeader(b []byte) (name, value []byte, err error) {
@@ -95,18 +128,20 @@ func parseHeader(b []byte) (name, value []byte, err error) {
 func (r Record) Headers() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		for b := r.raw; len(b) > 0; {
-			num, _, n := protowire.ConsumeTag(b)
+			num, typ, n := protowire.ConsumeTag(b)
 			if n < 0 {
 				return
 			}
-			value, m := protowire.ConsumeBytes(b[n:])
+			m := protowire.ConsumeFieldValue(num, typ, b[n:])
 			if m < 0 {
 				return
 			}
+			field := b[n : n+m]
 			b = b[n+m:]
 			if num != recordHeaders {
 				continue
 			}
+			value, _ := protowire.ConsumeBytes(field)
 			name, text, err := parseHeader(value)
 			if err != nil || !yield(string(name), string(text)) {
 				return
