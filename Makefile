@@ -9,7 +9,7 @@ DATA  ?=
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate bench stress clean
+.PHONY: help build demo test lint generate bench measure-schedule stress clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ generate: ## write all generated code anew
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...
+
+measure-schedule: ## what a million scheduled messages cost in memory, at a restart and when they are due
+	$(GO) test -tags measure -timeout 10m -count 1 -v -run MeasureSchedule ./sidecar/internal/broker
 
 stress: build ## long runs: SEEDS random conversations with the core, then demos with a killed sidecar
 	SEEDS=$(SEEDS) $(GO) test $(RACE) -timeout 60m -run RandomEvents ./sidecar/internal/dispatch

@@ -4,7 +4,7 @@ import "fmt"
 
 // Difference is a way in which a new declaration of a topic contradicts the one in force.
 type Difference struct {
-	// What is "message", "key", "partitions", "ordering" or "delivery".
+	// What is "message", "key", "partitions", "ordering", "delivery" or "priority_levels".
 	What     string
 	Old, New string
 }
@@ -19,6 +19,7 @@ func Incompatible(old, new *Topic) *Difference {
 		{"partitions", fmt.Sprint(old.Partitions), fmt.Sprint(new.Partitions)},
 		{"ordering", old.Ordering.String(), new.Ordering.String()},
 		{"delivery", old.Delivery.String(), new.Delivery.String()},
+		{"priority_levels", fmt.Sprint(old.PriorityLevels), fmt.Sprint(new.PriorityLevels)},
 	} {
 		if d.Old != d.New {
 			return &d

@@ -33,9 +33,11 @@ const (
 	MaxMessageBytes   = 1 << 20
 	MinDedupeWindow   = time.Second
 	MaxDedupeWindow   = 7 * 24 * time.Hour
-	// MaxAge bounds retention, ttl and delay.
-	MaxAge = 100 * 365 * 24 * time.Hour
-	MinTTL = time.Millisecond
+	// MaxAge bounds retention.
+	MaxAge   = 100 * 365 * 24 * time.Hour
+	MaxDelay = 3653 * 24 * time.Hour
+	MinTTL   = time.Millisecond
+	MaxTTL   = 3653 * 24 * time.Hour
 
 	MaxMaxAttempts     = 1000
 	MinInitialInterval = time.Millisecond

@@ -76,7 +76,14 @@ message A { option (mq.v1.topic) = {priority_levels: 2};
 	{"roles in a message that is no topic", "message M {\n string a = 1 [(mq.v1.field).key = true];\n string b = 2 [(mq.v1.field).sensitive = true]; }",
 		`6:15 BAD_FIELD field a has a role, but message air.v1.M is no topic; add option (mq.v1.topic) = {} to the message or remove (mq.v1.field)`},
 	{"priority without levels", "message M { option (mq.v1.topic) = {};\n int32 a = 1 [(mq.v1.field).priority = true]; }",
-		`6:15 BAD_FIELD field a is the priority of a topic without priorities; set priority_levels in (mq.v1.topic)`},
+		`6:15 BAD_FIELD field a is the priority of a topic without priorities; set priority_levels in (mq.v1.topic) to 2 or more`},
+	{"priority with one level", "message M { option (mq.v1.topic) = {priority_levels: 1};\n int32 a = 1 [(mq.v1.field).priority = true]; }",
+		`6:15 BAD_FIELD field a is the priority of a topic without priorities; set priority_levels in (mq.v1.topic) to 2 or more`},
+	{"two priorities", "message M { option (mq.v1.topic) = {priority_levels: 10};\n int32 a = 1 [(mq.v1.field).priority = true];\n" +
+		" uint64 b = 2 [(mq.v1.field).priority = true]; bool c = 3 [(mq.v1.field).priority = true]; repeated int32 d = 4 [(mq.v1.field).priority = true]; }",
+		`7:16 BAD_FIELD field b is a second priority beside field a; keep one
+7:60 BAD_FIELD field c is a second priority beside field a; keep one
+7:114 BAD_FIELD field d is a second priority beside field a; keep one`},
 	{"names", `message A { option (mq.v1.topic) = {name: "a/b"}; }
 message B { option (mq.v1.topic) = {name: "mq.b"}; }
 message C { option (mq.v1.topic) = {name: ""}; }
@@ -120,7 +127,7 @@ message D { option (mq.v1.topic) = {name: "d" retention: {seconds: 1 nanos: -1}}
 6:13 BAD_BOUND priority_levels 11: must be 1 to 10
 7:13 BAD_BOUND dedupe window 5ns: must be 1s to 7 days
 7:13 BAD_BOUND retention -1s: must be 0s to 36500 days
-7:13 BAD_TTL ttl 0s: must be 1ms to 36500 days
+7:13 BAD_TTL ttl 0s: must be 1ms to 3653 days
 8:13 BAD_BOUND retention is no valid duration; write seconds and nanos of the same sign, nanos below 1e9`},
 	{"ordering", `message A { option (mq.v1.topic) = {name: "a" ordering: ORDERING_PER_KEY}; }
 message B { option (mq.v1.topic) = {name: "b" ordering: ORDERING_PER_PARTITION priority_levels: 2}; }
@@ -160,8 +167,18 @@ service N { rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe
 	{"publish", `message A { option (mq.v1.topic) = {name: "a"}; }
 service P { option (mq.v1.publisher) = {};
  rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.publish) = {delay: {seconds: -1} ttl: {}}; } }`,
-		`7:47 BAD_DELAY delay -1s: must be 0s to 36500 days
-7:47 BAD_TTL ttl 0s: must be 1ms to 36500 days`},
+		`7:47 BAD_DELAY delay -1s: must be 0s to 3653 days
+7:47 BAD_TTL ttl 0s: must be 1ms to 3653 days`},
+	{"publish, too long", `message A { option (mq.v1.topic) = {name: "a" ttl: {seconds: 315619201}}; }
+service P { option (mq.v1.publisher) = {};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.publish) = {delay: {seconds: 315619201} ttl: {seconds: 315619201}}; }
+ rpc Two(A) returns (google.protobuf.Empty) { option (mq.v1.publish) = {delay: {seconds: 315619200} ttl: {seconds: 315619200}}; }
+ rpc Three(A) returns (google.protobuf.Empty) { option (mq.v1.publish) = {delay: {nanos: 1000000000} ttl: {nanos: -1}}; } }`,
+		`5:13 BAD_TTL ttl 87672h0m1s: must be 1ms to 3653 days
+7:47 BAD_DELAY delay 87672h0m1s: must be 0s to 3653 days
+7:47 BAD_TTL ttl 87672h0m1s: must be 1ms to 3653 days
+9:49 BAD_DELAY delay is no valid duration; write seconds and nanos of the same sign, nanos below 1e9
+9:49 BAD_TTL ttl -1ns: must be 1ms to 3653 days`},
 	{"policy", `message A { option (mq.v1.topic) = {name: "a"}; }
 service C { option (mq.v1.consumer) = {group: "g" defaults: {max_in_flight: 0 lease: {nanos: 1}}};
  rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {

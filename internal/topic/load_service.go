@@ -95,8 +95,8 @@ func (l *loader) publisher(s protoreflect.ServiceDescriptor) {
 		publication := &Publication{
 			RPC:   rpcName(m),
 			Topic: t,
-			Delay: l.duration(p.at(publishDelay), "delay", o.GetDelay(), 0, limits{0, MaxAge, BadDelay}),
-			TTL:   l.duration(p.at(publishTTL), "ttl", o.GetTtl(), 0, limits{MinTTL, MaxAge, BadTTL}),
+			Delay: l.duration(p.at(publishDelay), "delay", o.GetDelay(), 0, limits{0, MaxDelay, BadDelay}),
+			TTL:   l.duration(p.at(publishTTL), "ttl", o.GetTtl(), 0, limits{MinTTL, MaxTTL, BadTTL}),
 		}
 		if t != nil {
 			l.publications = append(l.publications, publication)

@@ -74,7 +74,7 @@ func (l *loader) readTopic(p place, m protoreflect.MessageDescriptor, o *mqv1.To
 		Partitions:      l.number(p.at(topicPartitions), "partitions", o.Partitions, DefaultPartitions, 1, MaxPartitions, BadBound),
 		PriorityLevels:  l.number(p.at(topicPriorityLevels), "priority_levels", o.PriorityLevels, DefaultPriorityLevels, 1, MaxPriorityLevels, BadBound),
 		MaxMessageBytes: l.number(p.at(topicMaxMessageBytes), "max_message_bytes", o.MaxMessageBytes, DefaultMaxMessageBytes, 1, MaxMessageBytes, BadBound),
-		TTL:             l.duration(p.at(topicTTL), "ttl", o.Ttl, 0, limits{MinTTL, MaxAge, BadTTL}),
+		TTL:             l.duration(p.at(topicTTL), "ttl", o.Ttl, 0, limits{MinTTL, MaxTTL, BadTTL}),
 		Aliases:         o.Aliases,
 		Labels:          o.Labels,
 	}
@@ -106,9 +106,9 @@ func (l *loader) readTopic(p place, m protoreflect.MessageDescriptor, o *mqv1.To
 			limits{MinDedupeWindow, MaxDedupeWindow, BadBound})
 	}
 	l.ordering(p, t, o, hasKey)
-	if t.Priority != nil && t.PriorityLevels == 1 && o.PriorityLevels == nil {
+	if t.Priority != nil && (o.PriorityLevels == nil || o.GetPriorityLevels() == 1) {
 		l.add(fieldPlace(t.Priority).at(fieldPriority), BadField, "field %s is the priority of a topic without priorities; set priority_levels "+
-			"in (mq.v1.topic)", t.Priority.Name())
+			"in (mq.v1.topic) to 2 or more", t.Priority.Name())
 	}
 	return t
 }

@@ -7,9 +7,9 @@ type Publication struct {
 	// RPC is "package.Service/Method".
 	RPC   string
 	Topic *Topic
-	// Delay is added to every message.
+	// Delay is how long each message is kept back that does not say itself when it is delivered.
 	Delay time.Duration
-	// TTL is how long each message may wait to be delivered, 0 for the topic's own.
+	// TTL is how long each message may wait to be delivered, 0 for the topic's own alone.
 	TTL time.Duration
 }
 

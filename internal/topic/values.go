@@ -1,7 +1,9 @@
 package topic
 
 import (
+	"fmt"
 	"strconv"
+	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -43,6 +45,39 @@ func (t *Topic) HeadersOf(m protoreflect.Message) []HeaderValue {
 		values[i] = HeaderValue{h.Name, text(h.Field, get(m, h.Field))}
 	}
 	return values
+}
+
+// PriorityOf returns the priority of a message, 1 for the lowest to Topic.PriorityLevels, or 0 if the topic derives none from its messages or the
+// field has its default. The error names a value out of bounds. m is as in KeyOf.
+func (t *Topic) PriorityOf(m protoreflect.Message) (uint32, error) {
+	if t.Priority == nil {
+		return 0, nil
+	}
+	n := text(t.Priority, get(m, t.Priority))
+	level, err := strconv.ParseUint(n, 10, 32) // of any kind of integer: what does not parse is out of bounds
+	if err != nil || level > uint64(t.PriorityLevels) {
+		return 0, fmt.Errorf("field %s: priority %s: must be 0 to %d", t.Priority.Name(), n, t.PriorityLevels)
+	}
+	return uint32(level), nil
+}
+
+// DeliverAtOf returns the instant before which a message is not to be delivered, the zero time if the topic derives none from its messages or the
+// field is not set. The error tells that the field is no instant. m is as in KeyOf.
+func (t *Topic) DeliverAtOf(m protoreflect.Message) (time.Time, error) {
+	if t.DeliverAt == nil {
+		return time.Time{}, nil
+	}
+	at := get(m, t.DeliverAt).Message()
+	if !at.IsValid() { // not set
+		return time.Time{}, nil
+	}
+	fields := at.Descriptor().Fields()
+	seconds, nanos := at.Get(fields.ByNumber(1)).Int(), at.Get(fields.ByNumber(2)).Int()
+	const first, last = -62_135_596_800, 253_402_300_799 // years 1 to 9999, as google.protobuf.Timestamp has it
+	if seconds < first || seconds > last || nanos < 0 || nanos >= int64(time.Second) {
+		return time.Time{}, fmt.Errorf("field %s: %d s and %d ns since 1970 is no instant of the years 1 to 9999", t.DeliverAt.Name(), seconds, nanos)
+	}
+	return time.Unix(seconds, nanos), nil
 }
 
 // get reads f even if m has another copy of f's descriptor: one linked into the program, the other uploaded.

@@ -1,12 +1,15 @@
 package topic_test
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -79,6 +82,51 @@ message All { option (mq.v1.topic).name = "all";
 			}
 			if got := strings.Join(headers, " "); key != test.key || got != test.headers {
 				t.Errorf("%s %s, %s: got key %q and headers %q", test.message, test.json, origin, key, got)
+			}
+		}
+	}
+}
+
+func TestPriorityOfAndDeliverAtOf(t *testing.T) {
+	source := header + `
+import "google/protobuf/timestamp.proto";
+message Plain { option (mq.v1.topic).name = "plain"; int32 p = 1; }
+message Signed { option (mq.v1.topic) = {name: "signed" priority_levels: 5}; sint64 p = 1 [(mq.v1.field).priority = true]; }
+message Unsigned { option (mq.v1.topic) = {name: "unsigned" priority_levels: 5}; fixed64 p = 1 [(mq.v1.field).priority = true]; }
+message At { option (mq.v1.topic).name = "at"; google.protobuf.Timestamp at = 1 [(mq.v1.field).deliver_at = true]; }
+`
+	files := compile(t, map[string]string{"m.proto": source}, false, "m.proto")
+	set, faults := topic.Load(files)
+	if faults != nil {
+		t.Fatal(faults)
+	}
+	copies := uploaded(t, files)
+	for _, test := range []struct{ message, text, want string }{
+		{"Plain", `p: 3`, "0 -"},
+		{"Signed", ``, "0 -"}, {"Signed", `p: 1`, "1 -"}, {"Signed", `p: 5`, "5 -"}, {"Signed", `p: 6`, "priority 6: must be 0 to 5"},
+		{"Signed", `p: -1`, "priority -1: must be 0 to 5"}, {"Signed", `p: 4294967297`, "priority 4294967297: must be 0 to 5"},
+		{"Unsigned", `p: 2`, "2 -"}, {"Unsigned", `p: 18446744073709551615`, "priority 18446744073709551615: must be 0 to 5"},
+		{"At", ``, "0 -"}, {"At", `at {}`, "0 1970-01-01T00:00:00Z"}, {"At", `at {seconds: 86400 nanos: 1}`, "0 1970-01-02T00:00:00.000000001Z"},
+		{"At", `at {seconds: -1}`, "0 1969-12-31T23:59:59Z"}, {"At", `at {nanos: 1000000000}`, "is no instant"}, {"At", `at {nanos: -1}`, "is no instant"},
+		{"At", `at {seconds: 253402300800}`, "is no instant"}, {"At", `at {seconds: -62135596801}`, "is no instant"},
+	} {
+		declared, _ := set.ByMessage(files[0].Messages().ByName(protoreflect.Name(test.message)).FullName())
+		for origin, file := range map[string]protoreflect.FileDescriptor{"same descriptor": files[0], "copy of the descriptor": copies[0]} {
+			m := dynamicpb.NewMessage(file.Messages().ByName(protoreflect.Name(test.message)))
+			if err := prototext.Unmarshal([]byte(test.text), m); err != nil {
+				t.Fatal(err)
+			}
+			level, err := declared.PriorityOf(m)
+			at, atErr := declared.DeliverAtOf(m)
+			got := fmt.Sprint(level, " -")
+			if !at.IsZero() {
+				got = fmt.Sprint(level, " ", at.UTC().Format(time.RFC3339Nano))
+			}
+			if err := errors.Join(err, atErr); err != nil {
+				got = err.Error()
+			}
+			if !strings.HasSuffix(got, test.want) && !strings.Contains(got, test.want+" ") {
+				t.Errorf("%s {%s}, %s: %s, want %s", test.message, test.text, origin, got, test.want)
 			}
 		}
 	}

@@ -23,13 +23,16 @@ type consumer struct {
 	// It also guards the fields of sessions that say so.
 	mu struct {
 		sync.Mutex
-		running int      // handlers that have not returned
-		current *session // nil between sessions
+		running int                 // handlers that have not returned
+		handled map[place]*delivery // the last of each message, of the handlers that have not returned
+		current *session            // nil between sessions
 	}
 }
 
 func newConsumer(w *Worker, s *subscription, p policy) *consumer {
-	return &consumer{worker: w, subscription: s, policy: p, log: w.logger(s), returned: make(chan struct{}, 1)}
+	c := &consumer{worker: w, subscription: s, policy: p, log: w.logger(s), returned: make(chan struct{}, 1)}
+	c.mu.handled = make(map[place]*delivery)
+	return c
 }
 
 // limit is the most handlers that may run.
@@ -38,6 +41,11 @@ func (c *consumer) limit() int {
 		return min(n, c.policy.limit)
 	}
 	return c.policy.limit
+}
+
+// window is the most messages that may be unsettled here: those that handlers work on, and those that wait for one.
+func (c *consumer) window() int {
+	return min(c.limit()+c.worker.options.prefetch, c.policy.limit)
 }
 
 // handlers returns the number of handlers that have not returned.

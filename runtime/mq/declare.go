@@ -87,6 +87,7 @@ type topic struct {
 	files    func() (*fileSet, error)
 	turn     chan struct{} // holds a token while somebody declares the topic for the first time
 	maxBytes atomic.Int64  // largest payload; 0 until the topic is declared
+	levels   atomic.Int64  // of priority; 0 if the sidecar does not say
 }
 
 func newTopicState(name string, message protoreflect.MessageDescriptor) *topic {
@@ -137,7 +138,7 @@ func (c *Client) ensureDeclared(ctx context.Context, t *topic) error {
 	return nil
 }
 
-// declareTopic declares the topic once and notes its limit.
+// declareTopic declares the topic once and notes its limits.
 func (c *Client) declareTopic(ctx context.Context, t *topic) error {
 	files, err := t.files()
 	if err != nil {
@@ -159,6 +160,7 @@ func (c *Client) declareTopic(ctx context.Context, t *topic) error {
 		if n := declared.GetMaxMessageBytes(); n > 0 {
 			limit = int64(n)
 		}
+		t.levels.Store(int64(declared.GetPriorityLevels()))
 	}
 	t.maxBytes.Store(limit)
 	return nil

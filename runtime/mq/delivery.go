@@ -14,74 +14,116 @@ const tokenBytes = 32
 
 // delivery is one message leased to a session.
 type delivery struct {
-	session   *session
+	session *session
+	place
 	token     []byte
 	encoding  []byte // of the Record
-	partition uint32
-	offset    int64
 	attempt   uint32
 	published time.Time
 
-	settled bool // its outcome is decided; guarded by consumer.mu
+	// Guarded by consumer.mu.
+	settled  bool          // its outcome is decided
+	returned chan struct{} // closed when its handler returns; made by the delivery that waits for that
+	before   chan struct{} // of an earlier delivery of the message, whose handler has not returned
 }
 
-// accept starts a handler for each delivery of a slice. Those for which there is no room are given back: that happens while
-// draining, and when the sidecar has not yet heard that a handler is stuck.
-func (s *session) accept(slice *brokerv1.Slice) error {
+// place is where a message rests in its topic.
+type place struct {
+	partition uint32
+	priority  uint32 // 0 in a topic without priorities
+	offset    int64
+}
+
+// accept starts handlers for what the sidecar delivers. What there is no handler for waits, as far as it was asked for; the rest is given
+// back: that happens while draining, and when the sidecar has not yet heard that a handler is stuck.
+func (s *session) accept(slices []*brokerv1.Slice) error {
+	var all []*delivery
+	for _, slice := range slices {
+		var err error
+		if all, err = s.appendDeliveries(all, slice); err != nil {
+			return err
+		}
+	}
+	s.consumer.mu.Lock()
+	defer s.consumer.mu.Unlock()
+	s.state.open += len(all)
+	for _, d := range all {
+		s.state.waiting.push(d)
+	}
+	// Only now: a message of high priority may stand behind others.
+	s.startLocked()
+	return nil
+}
+
+// appendDeliveries appends the deliveries of a slice.
+func (s *session) appendDeliveries(all []*delivery, slice *brokerv1.Slice) ([]*delivery, error) {
 	n := len(slice.GetOffsets())
 	if len(slice.GetTokens()) != n*tokenBytes || (len(slice.GetAttempts()) != 0 && len(slice.GetAttempts()) != n) {
-		return fmt.Errorf("the sidecar sent %d offsets with %d bytes of tokens and %d attempts",
+		return nil, fmt.Errorf("the sidecar sent %d offsets with %d bytes of tokens and %d attempts",
 			n, len(slice.GetTokens()), len(slice.GetAttempts()))
 	}
+	published := time.UnixMilli(slice.GetAppendTimeMs())
 	i := 0
 	for field, err := range bytesFields(slice.GetRecords()) {
 		if err != nil {
-			return fmt.Errorf("the sidecar sent malformed records: %w", err)
+			return nil, fmt.Errorf("the sidecar sent malformed records: %w", err)
 		}
 		if field.number != setRecords {
 			continue
 		}
 		if i == n {
-			return fmt.Errorf("the sidecar sent more records than the %d offsets", n)
+			return nil, fmt.Errorf("the sidecar sent more records than the %d offsets", n)
 		}
 		d := &delivery{
 			session:   s,
+			place:     place{slice.GetPartition(), slice.GetPriority(), slice.GetOffsets()[i]},
 			token:     slice.GetTokens()[i*tokenBytes : (i+1)*tokenBytes],
 			encoding:  field.value,
-			partition: slice.GetPartition(),
-			offset:    slice.GetOffsets()[i],
 			attempt:   1,
-			published: time.UnixMilli(slice.GetAppendTimeMs()),
+			published: published,
 		}
 		if len(slice.GetAttempts()) > 0 {
 			d.attempt = slice.GetAttempts()[i]
 		}
-		if s.begin(d) {
-			go d.handle()
-		}
+		all = append(all, d)
 		i++
 	}
 	if i != n {
-		return fmt.Errorf("the sidecar sent %d records with %d offsets", i, n)
+		return nil, fmt.Errorf("the sidecar sent %d records with %d offsets", i, n)
 	}
-	return nil
+	return all, nil
 }
 
-// begin reports whether the delivery is to be handled, and takes a place for its handler if so.
-func (s *session) begin(d *delivery) bool {
+// startLocked starts handlers while there is room for them, and gives back what may not wait. It is called when deliveries come, when a
+// handler returns and when draining begins.
+func (s *session) startLocked() {
 	c := s.consumer
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.state.open++
-	if s.state.draining || c.mu.running >= s.limit {
+	for !s.state.draining && c.mu.running < s.limit {
+		d := s.state.waiting.first()
+		if d == nil {
+			return
+		}
+		c.mu.running++
+		s.state.handlers++
+		s.state.active++
+		if earlier := c.mu.handled[d.place]; earlier != nil {
+			if earlier.returned == nil {
+				earlier.returned = make(chan struct{})
+			}
+			d.before = earlier.returned
+		}
+		c.mu.handled[d.place] = d
+		go d.handle()
+	}
+	room := s.window - s.limit
+	if s.state.draining {
+		room = 0
+	}
+	for s.state.waiting.count > room {
+		d := s.state.waiting.last()
 		d.settled = true
 		s.reportLocked(d.token, release())
-		return false
 	}
-	c.mu.running++
-	s.state.handlers++
-	s.state.active++
-	return true
 }
 
 // handle runs the handler and reports the outcome.
@@ -92,17 +134,25 @@ func (d *delivery) handle() {
 	deadline, _ := ctx.Deadline()
 	watch := context.AfterFunc(ctx, func() { d.expire(context.Cause(ctx)) })
 	call(ctx, func(ctx context.Context) error {
+		if d.before != nil {
+			// The lease of an earlier delivery was lost and its handler has not returned: one message, one handler at a time.
+			select {
+			case <-d.before:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		record, err := parseRecord(d.encoding)
 		if err != nil {
 			return &undecodable{err}
 		}
 		meta := &Meta{
 			ID: record.id, Topic: s.consumer.subscription.Topic, Group: s.consumer.subscription.Group, Key: record.key,
-			Partition: d.partition, Offset: d.offset, Attempt: d.attempt,
+			Partition: d.partition, Priority: d.priority, Offset: d.offset, Attempt: d.attempt,
 			Deadline: deadline, Published: d.published, record: record,
 		}
 		if meta.ID == "" {
-			meta.ID = place(d.partition, d.offset)
+			meta.ID = d.place.id()
 		}
 		return s.consumer.subscription.handle(context.WithValue(ctx, metaKey{}, meta), record.payload)
 	}, func(value any, stack []byte) {
@@ -143,6 +193,15 @@ func (d *delivery) finish(outcome *brokerv1.Settlement) {
 	defer c.mu.Unlock()
 	c.mu.running--
 	s.state.handlers--
+	if c.mu.handled[d.place] == d {
+		delete(c.mu.handled, d.place)
+	}
+	if d.returned != nil {
+		close(d.returned)
+	}
+	if c.mu.current != nil {
+		defer c.mu.current.startLocked()
+	}
 	if !d.settled {
 		d.settled = true
 		s.state.active--

@@ -30,6 +30,8 @@ var (
 	ErrBadHeader error = refusal(reasonBadHeader)
 	// ErrDedupeConflict: another message was published under the same dedupe id.
 	ErrDedupeConflict error = refusal("DEDUPE_CONFLICT")
+	// ErrMessageUnknown: no scheduled message has the id that is to be cancelled.
+	ErrMessageUnknown error = refusal(reasonMessageUnknown)
 	// ErrDiskFull: the sidecar has no room for new messages.
 	ErrDiskFull error = refusal("DISK_FULL")
 	// ErrDraining: the sidecar is going away. Publishers and workers wait for the next one by themselves.
@@ -55,6 +57,9 @@ const (
 	reasonBadHeader       = "BAD_HEADER"
 	reasonBadID           = "BAD_NAME"
 	reasonBadMessage      = "BAD_MESSAGE"
+	reasonBadDelay        = "BAD_DELAY"
+	reasonBadTTL          = "BAD_TTL"
+	reasonBadPriority     = "BAD_PRIORITY"
 
 	tooLargeSuffix = "_TOO_LARGE"
 )
@@ -67,6 +72,7 @@ const (
 	reasonOutcomeUnknown = "OUTCOME_UNKNOWN"
 	reasonTopicUnknown   = "TOPIC_UNKNOWN"
 	reasonGroupUnknown   = "GROUP_UNKNOWN"
+	reasonMessageUnknown = "MESSAGE_UNKNOWN"
 )
 
 // refusal is a sentinel: it stands for every Error of that reason.

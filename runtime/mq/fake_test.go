@@ -35,11 +35,13 @@ type fakeBroker struct {
 	declare   func(*brokerv1.DeclareRequest) (*brokerv1.DeclareResponse, error)
 	frame     func(*brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error)
 	settle    func(*brokerv1.SettleRequest) (*brokerv1.SettleResponse, error)
+	cancel    func(*brokerv1.CancelRequest) (*brokerv1.CancelResponse, error)
 	consume   func() error // refuses a Consume stream
 	lease     time.Duration
 	timeout   time.Duration
 	inFlight  uint32
 	maxBytes  uint32
+	levels    uint32
 	consumers chan *fakeConsumer
 	settled   chan *brokerv1.SettleRequest
 
@@ -226,7 +228,7 @@ func (b *fakeBroker) Declare(_ context.Context, r *connect.Request[brokerv1.Decl
 	answer := &brokerv1.DeclareResponse{}
 	for _, message := range r.Msg.GetTopics() {
 		answer.Topics = append(answer.Topics, &brokerv1.DeclaredTopic{
-			Message: message, Name: topicNames[message], Partitions: 4, MaxMessageBytes: b.maxBytes})
+			Message: message, Name: topicNames[message], Partitions: 4, MaxMessageBytes: b.maxBytes, PriorityLevels: b.levels})
 	}
 	for _, rpc := range r.Msg.GetSubscriptions() {
 		topic, _, _ := strings.Cut(rpc[strings.IndexByte(rpc, '/')+1:], "By")
@@ -285,8 +287,12 @@ func (b *fakeBroker) store(request *brokerv1.PublishStreamRequest) *brokerv1.Pub
 	defer b.mu.Unlock()
 	for _, batch := range request.GetBatches() {
 		result := &brokerv1.BatchResult{}
-		for range records(batch) {
+		for _, r := range records(batch) {
 			result.Partitions = append(result.Partitions, 3)
+			if r.GetDelayMs() > 0 || r.GetDeliverAtMs() > time.Now().UnixMilli() {
+				result.Offsets = append(result.Offsets, -1)
+				continue
+			}
 			result.Offsets = append(result.Offsets, b.mu.next)
 			b.mu.next++
 		}
@@ -402,6 +408,11 @@ func (b *fakeBroker) Settle(_ context.Context, r *connect.Request[brokerv1.Settl
 		return connect.NewResponse(cmp.Or(answer, &brokerv1.SettleResponse{})), err
 	}
 	return connect.NewResponse(&brokerv1.SettleResponse{}), nil
+}
+
+func (b *fakeBroker) Cancel(_ context.Context, r *connect.Request[brokerv1.CancelRequest]) (*connect.Response[brokerv1.CancelResponse], error) {
+	answer, err := b.cancel(r.Msg)
+	return connect.NewResponse(answer), err
 }
 
 // token is the lease token of an offset.

@@ -16,6 +16,7 @@ type entry struct {
 	state      entryState
 	start, end int // its record in the batch
 	id         string
+	priority   uint32
 	answer     chan answer // of capacity 1; written once, by the pipeline
 }
 

@@ -9,14 +9,17 @@ import (
 
 // Meta is what a handler can know of a message besides its content.
 type Meta struct {
-	// ID is the message's own id, or "<partition>-<offset>".
+	// ID is the message's own id, or "<partition>-<offset>", or with a priority above the lowest "<partition>.<priority>-<offset>".
 	ID    string
 	Topic string
 	Group string
 	// Key must not be modified.
 	Key       []byte
 	Partition uint32
-	Offset    int64
+	// Offset is the message's place in its partition, and in a topic with priorities in its priority.
+	Offset int64
+	// Priority is 1, the lowest, to the topic's levels; 0 in a topic without priorities.
+	Priority uint32
 	// Attempt counts deliveries whose outcome was an error, this one included, from 1.
 	Attempt uint32
 	// Deadline is when the handler's context ends and the attempt counts as failed.
@@ -51,7 +54,11 @@ func MetaFrom(ctx context.Context) Meta {
 
 type metaKey struct{}
 
-// place is the id of a message that has none of its own.
-func place(partition uint32, offset int64) string {
-	return strconv.FormatUint(uint64(partition), 10) + "-" + strconv.FormatInt(offset, 10)
+// id is the id of a message that has none of its own. Each priority above the lowest has offsets of its own.
+func (p place) id() string {
+	id := strconv.FormatUint(uint64(p.partition), 10)
+	if p.priority > 1 {
+		id += "." + strconv.FormatUint(uint64(p.priority), 10)
+	}
+	return id + "-" + strconv.FormatInt(p.offset, 10)
 }

@@ -55,9 +55,39 @@ func WithHeader(name, value string) PublishOption {
 }
 
 // WithID gives the message an id: UTF-8 of at most 249 bytes without CR, LF or NUL. A message without one is known by its
-// place, "<partition>-<offset>".
+// place, "<partition>-<offset>", and one that is kept back by a random id.
 func WithID(id string) PublishOption {
 	return func(r *Record) { r.ID = id }
+}
+
+// WithDelay keeps the message back for d, counted from when the sidecar takes it: 0 to [MaxScheduleAhead]. It enters the topic then, and gets
+// its offset and its place in the order; until then [Client.Cancel] can take it back. It replaces what the message's annotations derive
+// and excludes [WithDeliverAt]. With 0 it enters at once.
+func WithDelay(d time.Duration) PublishOption {
+	return func(r *Record) {
+		t := r.mayWait()
+		t.delay, t.hasDelay = d, true
+	}
+}
+
+// WithDeliverAt is [WithDelay] until an instant, by the sidecar's clock. One in the past is now; one before 1970, such as the zero Time, or
+// more than [MaxScheduleAhead] ahead is refused.
+func WithDeliverAt(at time.Time) PublishOption {
+	return func(r *Record) {
+		t := r.mayWait()
+		t.at, t.hasAt = at, true
+	}
+}
+
+// WithTTL bounds how long the message may wait to be delivered, from when it enters the topic: 1 ms to [MaxTTL]. The topic's own ttl applies
+// if it is shorter. A message that waits longer expires: it is not delivered any more.
+func WithTTL(d time.Duration) PublishOption {
+	return func(r *Record) { r.ttl, r.hasTTL = d, true }
+}
+
+// WithPriority replaces the priority that the message's annotations derive: 1, the lowest, to the topic's number of levels.
+func WithPriority(n int) PublishOption {
+	return func(r *Record) { r.priority, r.priorityChosen = int64(n), true }
 }
 
 // WorkerOption configures a [Worker].
@@ -65,6 +95,8 @@ type WorkerOption func(*workerOptions)
 
 type workerOptions struct {
 	concurrency  int
+	prefetch     int
+	maxBytes     int64
 	drainTimeout time.Duration
 }
 
@@ -74,6 +106,20 @@ const defaultDrainTimeout = 30 * time.Second
 // subscription's max_in_flight. Values below 1 are ignored.
 func WithConcurrency(n int) WorkerOption {
 	return func(o *workerOptions) { o.concurrency = n }
+}
+
+// WithPrefetch lets n messages of each subscription wait in this worker for a handler, so that a handler that is done need not wait for the
+// sidecar. It raises what [WithConcurrency] leaves of the subscription's max_in_flight, at most to that. Messages that wait are started the
+// highest priority first; they do not age, and go back unharmed when the worker stops. Until then no other worker gets
+// them, and one of a lower priority may have been taken before one of a higher was published. Values below 1 are ignored; default: none.
+func WithPrefetch(n int) WorkerOption {
+	return func(o *workerOptions) { o.prefetch = min(max(n, 0), maxLimit) }
+}
+
+// WithMaxBytesInFlight bounds the bytes of the messages of each subscription that are unsettled in this worker: 1 byte to 1 GiB. One message
+// may exceed it when nothing else is unsettled. Values below 1 are ignored; default: what the sidecar takes, 64 MiB.
+func WithMaxBytesInFlight(n int64) WorkerOption {
+	return func(o *workerOptions) { o.maxBytes = min(max(n, 0), 1<<30) }
 }
 
 // WithDrainTimeout sets how long running handlers may take to finish once Run is told to stop; then their contexts are

@@ -53,12 +53,12 @@ func newPipeline(c *Client) *pipeline {
 	return p
 }
 
-// publish queues an encoded record and waits for its answer. It does not keep encoded.
-func (p *pipeline) publish(ctx context.Context, t *topic, encoded []byte, id string) (Receipt, error) {
+// publish queues an encoded record, which has that id and priority, and waits for its answer. It does not keep encoded.
+func (p *pipeline) publish(ctx context.Context, t *topic, encoded []byte, id string, priority uint32) (Receipt, error) {
 	if n := len(encoded) + len(t.name) + batchOverhead; n > maxFrameBytes {
 		return Receipt{}, messageTooLarge(n, maxFrameBytes)
 	}
-	e := &entry{id: id, answer: make(chan answer, 1)}
+	e := &entry{id: id, priority: priority, answer: make(chan answer, 1)}
 	if err := p.enqueue(ctx, t, e, encoded); err != nil {
 		return Receipt{}, err
 	}
@@ -396,6 +396,9 @@ func concernsOneRecord(e *Error) bool {
 	}
 }
 
+// scheduled is the offset of a record that is kept back.
+const scheduled = -1
+
 // accept answers each entry with its receipt.
 func (p *pipeline) accept(b *batch, result *brokerv1.BatchResult) {
 	partitions, offsets := result.GetPartitions(), result.GetOffsets()
@@ -406,9 +409,10 @@ func (p *pipeline) accept(b *batch, result *brokerv1.BatchResult) {
 	p.answer(b, func(i int, e *entry) answer {
 		id := e.id
 		if id == "" {
-			id = place(partitions[i], offsets[i])
+			id = place{partitions[i], e.priority, offsets[i]}.id()
 		}
-		return answer{receipt: Receipt{ID: id, Topic: b.topic.name, Partition: partitions[i], Offset: offsets[i]}}
+		return answer{receipt: Receipt{
+			ID: id, Topic: b.topic.name, Partition: partitions[i], Offset: offsets[i], Scheduled: offsets[i] == scheduled}}
 	})
 }
 

@@ -12,20 +12,26 @@ type Publisher[M proto.Message] struct {
 	client   *Client
 	topic    *topic
 	describe func(M, *Record)
+	defaults []PublishOption
 }
 
-// NewPublisher returns a publisher of the topic. The topic is declared at the first Publish.
-func NewPublisher[M proto.Message](c *Client, t Topic[M]) *Publisher[M] {
-	return &Publisher[M]{client: c, topic: c.topic(t.name, t.descriptor()), describe: t.describe}
+// NewPublisher returns a publisher of the topic. The topic is declared at the first Publish. Defaults apply to each message before the
+// options of its Publish call, which take their place. A call's [WithDeliverAt] also takes that of a [WithDelay] here, as does the field of a
+// message that is annotated as deliver_at, if it is set.
+func NewPublisher[M proto.Message](c *Client, t Topic[M], defaults ...PublishOption) *Publisher[M] {
+	return &Publisher[M]{client: c, topic: c.topic(t.name, t.descriptor()), describe: t.describe, defaults: defaults}
 }
 
 // Receipt says where a published message rests.
 type Receipt struct {
-	// ID is the message's own id, or "<partition>-<offset>".
+	// ID is the message's own id, or "<partition>-<offset>", or with a priority above the lowest "<partition>.<priority>-<offset>".
 	ID        string
 	Topic     string
 	Partition uint32
-	Offset    int64
+	// Offset is -1 for a message that is kept back: it gets its place when it is due.
+	Offset int64
+	// Scheduled reports that the message is kept back, and that [Client.Cancel] takes its ID until it is due.
+	Scheduled bool
 	// Duplicate reports that the message was published before under the same dedupe id; this is the first receipt.
 	Duplicate bool
 }
@@ -53,10 +59,26 @@ func (p *Publisher[M]) publish(ctx context.Context, msg M, opts []PublishOption)
 	if p.describe != nil {
 		p.describe(msg, &record)
 	}
+	// Of the call's options, the message and the defaults, the first that says when the message is delivered is believed.
+	derived := record.timing
+	record.timing = nil
+	for _, opt := range p.defaults {
+		opt(&record)
+	}
+	if derived == nil {
+		derived = record.timing
+	}
+	record.timing = nil
 	for _, opt := range opts {
 		opt(&record)
 	}
+	if record.timing == nil {
+		record.timing = derived
+	}
 	if err := record.check(); err != nil {
+		return Receipt{}, err
+	}
+	if err := record.resolve(); err != nil {
 		return Receipt{}, err
 	}
 	if err := p.client.ensureDeclared(ctx, p.topic); err != nil {
@@ -65,6 +87,9 @@ func (p *Publisher[M]) publish(ctx context.Context, msg M, opts []PublishOption)
 	size := proto.Size(msg)
 	if limit := int(p.topic.maxBytes.Load()); size > limit {
 		return Receipt{}, messageTooLarge(size, limit)
+	}
+	if levels := p.topic.levels.Load(); levels > 0 && record.priority > levels {
+		return Receipt{}, priorityUnknown(record.priority, levels)
 	}
 
 	// The record is encoded here and copied into the frame under the pipeline's lock, so that neither a large message nor
@@ -78,7 +103,7 @@ func (p *Publisher[M]) publish(ctx context.Context, msg M, opts []PublishOption)
 	if cap(encoded) <= maxKeptEncoding {
 		*buffer = encoded
 	}
-	return p.client.pipeline.publish(ctx, p.topic, encoded, record.ID)
+	return p.client.pipeline.publish(ctx, p.topic, encoded, record.ID, uint32(record.priority))
 }
 
 // maxKeptEncoding bounds the buffers that are kept for later calls.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -29,6 +30,11 @@ const (
 	recordHeaders = 3
 	recordID      = 4
 
+	recordPriority    = 5
+	recordDelayMS     = 6
+	recordDeliverAtMS = 7
+	recordTTLMS       = 8
+
 	headerName  = 1
 	headerValue = 2
 )
@@ -41,6 +47,17 @@ type Record struct {
 	ID string
 
 	headers []header
+
+	priority       int64
+	priorityChosen bool // by WithPriority
+	hasTTL         bool
+	ttl            time.Duration
+	timing         *timing // nil: the message enters its topic at once
+
+	// What of it is sent, see resolve. 0 is not set.
+	delayMS     uint64
+	deliverAtMS int64
+	ttlMS       uint64
 }
 
 type header struct{ name, value string }
@@ -143,7 +160,18 @@ func appendRecord(b []byte, r *Record, message proto.Message, payloadSize int) (
 		b = protowire.AppendTag(b, recordID, protowire.BytesType)
 		b = protowire.AppendString(b, r.ID)
 	}
+	for i, n := range r.numbers() {
+		if n != 0 {
+			b = protowire.AppendTag(b, recordPriority+protowire.Number(i), protowire.VarintType)
+			b = protowire.AppendVarint(b, n)
+		}
+	}
 	return b, nil
+}
+
+// numbers are the fields from recordPriority on.
+func (r *Record) numbers() [4]uint64 {
+	return [4]uint64{uint64(r.priority), r.delayMS, uint64(r.deliverAtMS), r.ttlMS}
 }
 
 func (r *Record) size(payloadSize int) int {
@@ -159,6 +187,11 @@ func (r *Record) size(payloadSize int) int {
 	}
 	if r.ID != "" {
 		n += 1 + protowire.SizeBytes(len(r.ID))
+	}
+	for _, number := range r.numbers() {
+		if number != 0 {
+			n += 1 + protowire.SizeVarint(number)
+		}
 	}
 	return n
 }

@@ -21,6 +21,8 @@ func TestRecordEncoding(t *testing.T) {
 		"payload": {message: "payload"},
 		"all": {Record{Key: []byte("key"), ID: "id", headers: []header{{"name", "value"}, {"empty", ""},
 			{"long", string(bytes.Repeat([]byte("v"), 300))}}}, string(bytes.Repeat([]byte("p"), 70_000))},
+		"numbers":       {Record{priority: 10, delayMS: 1 << 40, deliverAtMS: 1 << 41, ttlMS: 1}, "payload"},
+		"numbers alone": {record: Record{priority: 1, delayMS: 1, deliverAtMS: 127, ttlMS: 128}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			message := wrapperspb.String(test.message)
@@ -29,7 +31,8 @@ func TestRecordEncoding(t *testing.T) {
 				t.Fatal(err)
 			}
 			payload, _ := proto.Marshal(message)
-			want := &brokerv1.Record{Key: test.record.Key, Payload: payload, Id: test.record.ID}
+			want := &brokerv1.Record{Key: test.record.Key, Payload: payload, Id: test.record.ID, Priority: uint32(test.record.priority),
+				DelayMs: test.record.delayMS, DeliverAtMs: test.record.deliverAtMS, TtlMs: test.record.ttlMS}
 			for _, h := range test.record.headers {
 				// The hand-written encoding states an empty value, which decodes to the same.
 				want.Headers = append(want.Headers, &brokerv1.Header{Name: h.name, Value: h.value})

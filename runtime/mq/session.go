@@ -24,8 +24,9 @@ const closeGrace = 5 * time.Second
 type session struct {
 	consumer *consumer
 	policy   policy // written by read before the first delivery
-	limit    int
-	timedOut error // cause of contexts that end by the processing timeout
+	limit    int    // of handlers
+	window   int    // of unsettled messages, those that wait for a handler included; at least limit
+	timedOut error  // cause of contexts that end by the processing timeout
 
 	stream *connect.BidiStreamForClient[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse]
 	ctx    context.Context // of the stream
@@ -49,6 +50,7 @@ type session struct {
 		handlers int  // handlers that have not returned
 		active   int  // those of them whose delivery is not settled
 		open     int  // deliveries whose outcome the sidecar has not confirmed
+		waiting  waiting
 		outcomes outcomes
 	}
 }
@@ -60,6 +62,7 @@ func (c *consumer) session(l life) (joined bool, err error) {
 		consumer: c,
 		policy:   c.policy,
 		limit:    c.limit(),
+		window:   c.window(),
 		timedOut: fmt.Errorf("%w after %v", ErrProcessingTimeout, c.policy.timeout),
 		opened:   time.Now(),
 		joined:   make(chan time.Duration, 1),
@@ -79,7 +82,8 @@ func (c *consumer) session(l life) (joined bool, err error) {
 	s.stream = c.worker.client.broker.Consume(s.ctx)
 	defer context.AfterFunc(s.ctx, func() { _ = s.stream.CloseRequest() })() // see pipeline.connect
 	err = s.stream.Send(&brokerv1.ConsumeRequest{Message: &brokerv1.ConsumeRequest_Start_{Start: &brokerv1.ConsumeRequest_Start{
-		Group: c.subscription.Group, Topic: c.subscription.Topic, Credits: credits, ClientName: c.worker.client.name}}})
+		Group: c.subscription.Group, Topic: c.subscription.Topic, Credits: credits, ClientName: c.worker.client.name,
+		CreditBytes: uint64(c.worker.options.maxBytes)}}})
 
 	c.settlers.Go(func() {
 		defer giveUp()
@@ -96,6 +100,7 @@ func (c *consumer) session(l life) (joined bool, err error) {
 	c.mu.Lock()
 	c.mu.current = nil
 	s.state.lost = true
+	s.state.waiting = waiting{} // nobody started on them, and the lease is gone
 	joined = s.state.joined
 	c.mu.Unlock()
 	interrupt(ErrLeaseLost)
@@ -117,7 +122,7 @@ func (s *session) creditsLocked() uint32 {
 	if s.state.draining {
 		return 0
 	}
-	return uint32(max(0, s.limit-s.consumer.mu.running+s.state.active))
+	return uint32(max(0, s.window-s.consumer.mu.running+s.state.active))
 }
 
 // read receives until the stream ends.
@@ -144,10 +149,8 @@ func (s *session) read() error {
 			s.join(m.Joined)
 		case *brokerv1.ConsumeResponse_Deliveries_:
 			s.join(nil) // does nothing unless the sidecar left out Joined
-			for _, slice := range m.Deliveries.GetSlices() {
-				if err := s.accept(slice); err != nil {
-					return err
-				}
+			if err := s.accept(m.Deliveries.GetSlices()); err != nil {
+				return err
 			}
 		case *brokerv1.ConsumeResponse_Draining_:
 			s.drain()
@@ -167,7 +170,7 @@ func (s *session) join(m *brokerv1.ConsumeResponse_Joined) {
 	s.policy.adopt(m.GetLease(), m.GetProcessingTimeout())
 	s.timedOut = fmt.Errorf("%w after %v", ErrProcessingTimeout, s.policy.timeout)
 	s.joined <- s.policy.lease
-	s.consumer.log.Info("consuming", "lease", s.policy.lease, "max_in_flight", s.limit)
+	s.consumer.log.Info("consuming", "lease", s.policy.lease, "max_in_flight", s.window, "handlers", s.limit)
 }
 
 // control sends heartbeats and credit, watches for silence, and closes the stream once it is drained. Lease is the lease in
@@ -228,12 +231,13 @@ func (s *session) credit() *brokerv1.ConsumeRequest {
 		Credit: &brokerv1.ConsumeRequest_Credit{Credits: s.creditsLocked()}}}
 }
 
-// drain starts no more handlers. It returns false if the consumer has not joined, so that there is nothing to drain.
+// drain starts no more handlers and gives back what no handler has started on. It returns false if the consumer has not joined, so that there is nothing to drain.
 func (s *session) drain() bool {
 	s.consumer.mu.Lock()
 	defer s.consumer.mu.Unlock()
 	if !s.state.draining {
 		s.state.draining = true
+		s.startLocked()
 		s.checkDrainedLocked()
 	}
 	return s.state.joined

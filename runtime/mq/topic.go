@@ -13,8 +13,8 @@ type Topic[M proto.Message] struct {
 	describe   func(M, *Record)
 }
 
-// NewTopic returns a reference to the topic of that name. Describe, which may be nil, sets the key, the id and the headers of
-// a message's record; it must not keep the record, and must be safe for concurrent use.
+// NewTopic returns a reference to the topic of that name. Describe, which may be nil, sets the key, the id, the headers, the priority and the
+// instant of delivery of a message's record; it must not keep the record, and must be safe for concurrent use.
 func NewTopic[T any, P interface {
 	*T
 	proto.Message

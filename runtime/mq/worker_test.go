@@ -197,6 +197,10 @@ func TestMetaReachesTheHandler(t *testing.T) {
 		if m := <-metas; m.ID != "id" || m.Attempt != 3 || m.Offset != 7 {
 			t.Errorf("meta %+v", m)
 		}
+		_ = k.deliverSlice(&brokerv1.Slice{Partition: 2, Priority: 3, Offsets: []int64{8}, Tokens: token(8), Records: []byte{0x0a, 0}})
+		if m := <-metas; m.ID != "2.3-8" || m.Priority != 3 {
+			t.Errorf("meta %+v", m)
+		}
 		r.finish(t)
 		if m := MetaFrom(t.Context()); m.ID != "" {
 			t.Error("meta outside a handler")
@@ -876,6 +880,303 @@ func TestRunWaitsForHandlersOfLostSessions(t *testing.T) {
 		advance(20 * time.Second)
 		if len(r.done) != 0 {
 			t.Fatal("Run returned before the handler")
+		}
+		close(proceed)
+		r.finish(t)
+	})
+}
+
+// prefetching starts a worker with one handler and room for three messages that wait. What it handles is in the order of started; each
+// handler returns when told to proceed.
+func prefetching(t *testing.T, b *fakeBroker, c *Client) (r *running, k *fakeConsumer, started chan string, proceed chan struct{}) {
+	t.Helper()
+	b.inFlight = 8
+	started, proceed = make(chan string, 16), make(chan struct{})
+	r = run(t, c, func(ctx context.Context, m *wrapperspb.StringValue) error {
+		started <- m.GetValue()
+		select {
+		case <-proceed:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}, WithConcurrency(1), WithPrefetch(3))
+	k = <-b.consumers
+	if n := k.start.GetCredits(); n != 4 {
+		t.Errorf("%d credits for a handler and three that wait", n)
+	}
+	return r, k, started, proceed
+}
+
+// deliverPriority delivers one string with a priority.
+func (k *fakeConsumer) deliverPriority(priority uint32, values ...string) *brokerv1.Slice {
+	slice := &brokerv1.Slice{Partition: 2, Priority: priority}
+	for _, v := range values {
+		slice.Offsets = append(slice.Offsets, k.next)
+		slice.Tokens = append(slice.Tokens, token(k.next)...)
+		slice.Records = append(slice.Records, 0x0a, byte(len(v)+4), 0x12, byte(len(v)+2), 0x0a, byte(len(v)))
+		slice.Records = append(slice.Records, v...)
+		k.next++
+	}
+	return slice
+}
+
+func TestWaitingMessagesStartByPriorityThenArrival(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		r, k, started, proceed := prefetching(t, b, c)
+		_ = k.deliverSlice(k.deliverPriority(1, "low 1"))
+		synctest.Wait() // it has the handler
+		_ = k.deliverSlice(k.deliverPriority(1, "low 2"))
+		_ = k.deliverSlice(k.deliverPriority(3, "high 1", "high 2"))
+		synctest.Wait()
+		if n := len(started); n != 1 {
+			t.Fatalf("%d handlers run", n)
+		}
+		var order []string
+		for range 4 {
+			order = append(order, <-started)
+			proceed <- struct{}{}
+		}
+		expect(t, "order", order, "low 1", "high 1", "high 2", "low 2")
+		expect(t, "settled", b.allSettled(), "0 ack", "1 ack", "2 ack", "3 ack")
+		if got := credits(k); len(got) != 0 {
+			t.Errorf("the credit does not change, but %q were sent", got)
+		}
+		r.finish(t)
+	})
+}
+
+// Of what comes at once, the highest priority gets the free handler, wherever it stands.
+func TestPriorityDecidesWithinAFrame(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		r, k, started, proceed := prefetching(t, b, c)
+		_ = k.send(&brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Deliveries_{Deliveries: &brokerv1.ConsumeResponse_Deliveries{
+			Slices: []*brokerv1.Slice{k.deliverPriority(1, "low"), k.deliverPriority(10, "high")}}}})
+		if first := <-started; first != "high" {
+			t.Errorf("%q was started first", first)
+		}
+		close(proceed)
+		r.finish(t)
+	})
+}
+
+// What comes beyond the credit goes back, the lowest priority and the latest first.
+func TestWhatHasNoRoomIsReleased(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		r, k, started, proceed := prefetching(t, b, c)
+		_ = k.deliverSlice(k.deliverPriority(2, "running"))
+		<-started
+		_ = k.deliverSlice(k.deliverPriority(1, "low", "lowest"))
+		_ = k.deliverSlice(k.deliverPriority(2, "a", "b"))
+		expect(t, "released", b.allSettled(), "2 release")
+		close(proceed)
+		expect(t, "settled", b.allSettled(), "0 ack", "1 ack", "3 ack", "4 ack")
+		r.finish(t)
+	})
+}
+
+func TestPrefetchStaysWithinMaxInFlight(t *testing.T) {
+	for _, test := range []struct {
+		inFlight, credits uint32
+		opts              []WorkerOption
+	}{
+		{4, 4, []WorkerOption{WithPrefetch(10)}},
+		{4, 4, []WorkerOption{WithConcurrency(2), WithPrefetch(int(^uint(0) >> 1))}},
+		{4, 2, []WorkerOption{WithConcurrency(2), WithPrefetch(-5)}},
+	} {
+		withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+			b.inFlight = test.inFlight
+			r := run(t, c, func(context.Context, *wrapperspb.StringValue) error { return nil }, test.opts...)
+			if k := <-b.consumers; k.start.GetCredits() != test.credits {
+				t.Errorf("%d credits, want %d", k.start.GetCredits(), test.credits)
+			}
+			r.finish(t)
+		})
+	}
+}
+
+func TestWithMaxBytesInFlight(t *testing.T) {
+	for n, want := range map[int64]uint64{0: 0, -1: 0, 12345: 12345, 1 << 40: 1 << 30} {
+		withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+			r := run(t, c, func(context.Context, *wrapperspb.StringValue) error { return nil }, WithMaxBytesInFlight(n))
+			if k := <-b.consumers; k.start.GetCreditBytes() != want {
+				t.Errorf("%d bytes of credit for %d", k.start.GetCreditBytes(), n)
+			}
+			r.finish(t)
+		})
+	}
+}
+
+// The processing timeout begins with the handler: messages wait for as long as heartbeats go on.
+func TestWaitingMessagesDoNotAge(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		r, k, started, proceed := prefetching(t, b, c)
+		_ = k.deliver("first", "second", "third")
+		for i, want := range []string{"first", "second", "third"} {
+			if got := <-started; got != want {
+				t.Fatalf("%q was started, want %q", got, want)
+			}
+			advance(50 * time.Second) // of the minute that a handler has
+			proceed <- struct{}{}
+			expect(t, "settled", b.nextSettled(t), fmt.Sprintf("%d ack", i))
+		}
+		beats := 0
+		for len(k.requests) > 0 {
+			if m := <-k.requests; m.GetHeartbeat() != nil {
+				beats++
+			}
+		}
+		if beats < 14 { // 150 s, one each 10 s
+			t.Errorf("%d heartbeats in 150 s", beats)
+		}
+		r.finish(t)
+		if n := r.worker.Counts(); n.Acked != 3 || n.Retried+n.Released+n.Reconnects != 0 {
+			t.Errorf("counts %+v", n)
+		}
+	})
+}
+
+// A handler may take its whole processing timeout, which is longer than the lease: heartbeats keep it.
+func TestLongHandlerKeepsItsLease(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		b.timeout = 10 * time.Minute
+		r := run(t, c, func(ctx context.Context, _ *wrapperspb.StringValue) error {
+			select {
+			case <-time.After(10*time.Minute - time.Second):
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
+		k := <-b.consumers
+		_ = k.deliver("a")
+		last, beats := time.Now(), 0
+		for range 59 {
+			advance(10*time.Second + time.Millisecond)
+			for len(k.requests) > 0 {
+				if m := <-k.requests; m.GetHeartbeat() != nil {
+					last = time.Now()
+					beats++
+				}
+			}
+			if silence := time.Since(last); silence > b.lease/3 {
+				t.Fatalf("silent for %v of a lease of %v", silence, b.lease)
+			}
+		}
+		advance(10 * time.Second)
+		expect(t, "settled", b.allSettled(), "0 ack")
+		if n := r.worker.Counts(); beats < 59 || n.Acked != 1 || n.Reconnects != 0 {
+			t.Errorf("%d heartbeats, counts %+v", beats, n)
+		}
+		r.finish(t)
+	})
+}
+
+// A worker that stops gives back what no handler has started on, at once and without an attempt.
+func TestDrainReleasesWhatWaits(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		r, k, started, proceed := prefetching(t, b, c)
+		_ = k.deliver("running", "waiting 1", "waiting 2")
+		<-started
+		r.stop()
+		expect(t, "released", b.allSettled(), "1 release", "2 release")
+		expect(t, "credit", credits(k), "0")
+		close(proceed)
+		if err := <-r.done; err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "settled", b.allSettled(), "0 ack")
+		if n := r.worker.Counts(); n.Acked != 1 || n.Released != 2 || len(started) != 0 {
+			t.Errorf("counts %+v, %d more were started", n, len(started))
+		}
+	})
+}
+
+// When the stream breaks, what waits is dropped: its lease is gone, and nothing is said about it.
+func TestLostStreamDropsWhatWaits(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		r, k, started, _ := prefetching(t, b, c)
+		_ = k.deliver("running", "waiting 1", "waiting 2")
+		<-started
+		k.end <- connect.NewError(connect.CodeInternal, errors.New("lost"))
+		k = <-b.consumers
+		synctest.Wait()
+		if len(started) != 0 {
+			t.Errorf("%q was started after its lease was lost", <-started)
+		}
+		if got := b.allSettled(); len(got) != 0 {
+			t.Errorf("settled %q without a lease", got)
+		}
+		if k.start.GetCredits() != 4 {
+			t.Errorf("%d credits at the new stream", k.start.GetCredits())
+		}
+		r.finish(t)
+	})
+}
+
+// A message that comes again while the handler of its lost lease has not returned waits for that.
+func TestOneMessageHasOneHandlerAtATime(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		b.settle = func(r *brokerv1.SettleRequest) (*brokerv1.SettleResponse, error) {
+			answer := &brokerv1.SettleResponse{}
+			for acks := range slices.Chunk(r.GetAcks(), tokenBytes) {
+				if acks[0] != 2 { // not of the second lease
+					answer.Refusals = append(answer.Refusals, &brokerv1.SettleRefusal{Token: acks, Refusal: refusalOf(connect.CodeFailedPrecondition, "LEASE_LOST")})
+				}
+			}
+			return answer, nil
+		}
+		proceed := make(chan struct{})
+		var now, most, calls atomic.Int32
+		r := run(t, c, func(_ context.Context, m *wrapperspb.StringValue) error {
+			if m.GetValue() != "deaf" {
+				return nil
+			}
+			calls.Add(1)
+			most.Store(max(most.Load(), now.Add(1)))
+			defer now.Add(-1)
+			<-proceed
+			return nil
+		})
+		k := <-b.consumers
+		_ = k.deliver("deaf")
+		synctest.Wait()
+		k.end <- connect.NewError(connect.CodeInternal, errors.New("lost"))
+		k = <-b.consumers
+		again := k.deliverPriority(0, "deaf")
+		again.Tokens[0] = 2
+		_ = k.deliverSlice(again)
+		_ = k.deliver("other")
+		synctest.Wait()
+		if calls.Load() != 1 {
+			t.Errorf("%d handlers of one message run", calls.Load())
+		}
+		expect(t, "others go on", b.allSettled(), "1 ack")
+		close(proceed)
+		expect(t, "settled", b.allSettled(), "0 ack", "0 ack")
+		if n := r.worker.Counts(); n.Acked != 1 || n.LeaseLost != 2 || most.Load() != 1 || calls.Load() != 2 {
+			t.Errorf("counts %+v, %d calls, at most %d at a time", n, calls.Load(), most.Load())
+		}
+		r.finish(t) // a lost lease does not end Run
+	})
+}
+
+// If the earlier handler does not return, the attempt ends by the processing timeout as any other.
+func TestWaitingForAnEarlierHandlerTimesOut(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		proceed := make(chan struct{})
+		calls := 0
+		r := run(t, c, func(context.Context, *wrapperspb.StringValue) error { calls++; <-proceed; return nil })
+		k := <-b.consumers
+		_ = k.deliver("deaf")
+		advance(time.Minute)
+		expect(t, "first attempt", b.allSettled(), "0 retry mq: processing timeout after 1m0s")
+		k.next = 0
+		_ = k.deliver("deaf")
+		advance(time.Minute)
+		expect(t, "second attempt", b.allSettled(), "0 retry mq: processing timeout after 1m0s")
+		if calls != 1 {
+			t.Errorf("%d calls", calls)
 		}
 		close(proceed)
 		r.finish(t)

@@ -13,11 +13,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/typedmq/typedmq/internal/topic"
 	billingv1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/billing/v1"
@@ -31,6 +33,8 @@ import (
 	ordersv1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/orders/v1"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/orders/v1/ordersv1mq"
 	samev1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/same/v1"
+	timedv1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/timed/v1"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/timed/v1/timedv1mq"
 	"github.com/typedmq/typedmq/runtime/mq"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
@@ -80,6 +84,70 @@ func TestCompilePublishers(t *testing.T) {
 	legacies := mq.NewPublisher(client, legacymq.LegacyTopic())
 	published(t, b, legacies.Publish, &legacy.Legacy{On: proto.Bool(true)})
 	published(t, b, legacies.Publish, &legacy.Legacy{Region: proto.String(""), Level: legacy.Legacy_LOW.Enum(), On: proto.Bool(false)})
+}
+
+// Generated publishers carry priority and instant of delivery, and what the rpc says where neither the message nor the call does.
+func TestCompileTiming(t *testing.T) {
+	b, client := dial(t)
+	jobs, boxes := timedv1mq.NewJobsPublisher(client), opaquemq.NewBoxesPublisher(client)
+	due := time.Now().Add(time.Hour).Truncate(time.Millisecond)
+	job := &timedv1.Job{Name: "n", Urgency: 10, Due: timestamppb.New(due)}
+	box := new(opaque.Box)
+	box.SetUrgency(4)
+	box.SetDue(timestamppb.New(due))
+	plain := func(m *timedv1.Job) func(...mq.PublishOption) (mq.Receipt, error) {
+		return func(opts ...mq.PublishOption) (mq.Receipt, error) { return jobs.Added(t.Context(), m, opts...) }
+	}
+	later := func(m *timedv1.Job) func(...mq.PublishOption) (mq.Receipt, error) {
+		return func(opts ...mq.PublishOption) (mq.Receipt, error) { return jobs.Later(t.Context(), m, opts...) }
+	}
+	const hour = 3_600_000
+	for name, test := range map[string]struct {
+		publish func(...mq.PublishOption) (mq.Receipt, error)
+		opts    []mq.PublishOption
+		want    *brokerv1.Record // its numbers
+	}{
+		"fields":                {publish: plain(job), want: &brokerv1.Record{Priority: 10, DeliverAtMs: due.UnixMilli()}},
+		"no fields":             {publish: plain(&timedv1.Job{}), want: &brokerv1.Record{}},
+		"options over fields":   {publish: plain(job), opts: []mq.PublishOption{mq.WithPriority(1), mq.WithDelay(0)}, want: &brokerv1.Record{Priority: 1}},
+		"defaults":              {publish: later(&timedv1.Job{}), want: &brokerv1.Record{DelayMs: 90 * 60_000, TtlMs: hour}},
+		"fields over defaults":  {publish: later(job), want: &brokerv1.Record{Priority: 10, DeliverAtMs: due.UnixMilli(), TtlMs: hour}},
+		"options over defaults": {publish: later(&timedv1.Job{}), opts: []mq.PublishOption{mq.WithDelay(1), mq.WithTTL(2 * time.Millisecond)}, want: &brokerv1.Record{DelayMs: 1, TtlMs: 2}},
+		"uint64": {publish: func(opts ...mq.PublishOption) (mq.Receipt, error) {
+			return jobs.Counted(t.Context(), &timedv1.Count{Level: proto.Uint64(2)}, opts...)
+		}, want: &brokerv1.Record{Priority: 2, TtlMs: 2}},
+		"int64, 10 years": {publish: func(opts ...mq.PublishOption) (mq.Receipt, error) {
+			return jobs.Listed(t.Context(), &timedv1.List{Level: 3}, opts...)
+		}, want: &brokerv1.Record{Priority: 3, DelayMs: 3653 * 24 * hour}},
+		"opaque": {publish: func(opts ...mq.PublishOption) (mq.Receipt, error) {
+			return boxes.Packed(t.Context(), box, opts...)
+		}, want: &brokerv1.Record{Priority: 4, DeliverAtMs: due.UnixMilli()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := test.publish(test.opts...); err != nil {
+				t.Fatal(err)
+			}
+			_, r := b.last()
+			got := &brokerv1.Record{Priority: r.GetPriority(), DelayMs: r.GetDelayMs(), DeliverAtMs: r.GetDeliverAtMs(), TtlMs: r.GetTtlMs()}
+			if !proto.Equal(got, test.want) {
+				t.Errorf("record %v, want %v", got, test.want)
+			}
+		})
+	}
+	for name, publish := range map[string]func() (mq.Receipt, error){
+		"too large for an int64": func() (mq.Receipt, error) {
+			return jobs.Counted(t.Context(), &timedv1.Count{Level: proto.Uint64(1 << 63)})
+		},
+		"more than the topic's levels": func() (mq.Receipt, error) {
+			return jobs.Counted(t.Context(), &timedv1.Count{Level: proto.Uint64(3)})
+		},
+		"negative": func() (mq.Receipt, error) { return jobs.Added(t.Context(), &timedv1.Job{Urgency: -1}) },
+	} {
+		var e *mq.Error
+		if _, err := publish(); !errors.As(err, &e) || e.Reason != "BAD_PRIORITY" {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
 }
 
 // published publishes m and compares what reaches the broker with what package topic derives.
@@ -219,7 +287,7 @@ func (b *broker) Declare(_ context.Context, r *connect.Request[brokerv1.DeclareR
 		}
 		declared, _ := set.ByMessage(d.FullName())
 		response.Topics = append(response.Topics, &brokerv1.DeclaredTopic{
-			Message: name, Name: declared.Name, Partitions: declared.Partitions, MaxMessageBytes: declared.MaxMessageBytes,
+			Message: name, Name: declared.Name, Partitions: declared.Partitions, MaxMessageBytes: declared.MaxMessageBytes, PriorityLevels: declared.PriorityLevels,
 		})
 	}
 	return connect.NewResponse(response), nil

@@ -34,9 +34,7 @@ service P { option (mq.v1.publisher) = {};
  rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.publish) = {delay: {seconds: 1} ttl: {seconds: 1}}; } }
 service C { option (mq.v1.consumer) = {group: "c" defaults: {handler: HANDLER_STYLE_DELIVERY}};
  rpc On(A) returns (google.protobuf.Empty); }`,
-		`air.proto:8:2: rpc One has a delay, which this version of protoc-gen-mq does not generate; remove delay from (mq.v1.publish)
-air.proto:8:2: rpc One has a ttl, which this version of protoc-gen-mq does not generate; remove ttl from (mq.v1.publish)
-air.proto:10:2: rpc On has handler HANDLER_STYLE_DELIVERY; this version of protoc-gen-mq generates HANDLER_STYLE_SIMPLE handlers only: remove handler`},
+		`air.proto:10:2: rpc On has handler HANDLER_STYLE_DELIVERY; this version of protoc-gen-mq generates HANDLER_STYLE_SIMPLE handlers only: remove handler`},
 	{"services of one Go name", "", `message A { option (mq.v1.topic) = {name: "a"}; }
 service Bar { option (mq.v1.publisher) = {}; rpc Do(A) returns (google.protobuf.Empty); }
 service bar { option (mq.v1.publisher) = {}; rpc Do(A) returns (google.protobuf.Empty); }

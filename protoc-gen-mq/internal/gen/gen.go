@@ -4,6 +4,7 @@ package gen
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/compiler/protogen"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -88,7 +89,7 @@ func (p printer) topicFunc(t *model.Topic) {
 func (p printer) newTopic(t *model.Topic) string {
 	var b strings.Builder
 	b.WriteString("mq.NewTopic")
-	if t.Key == nil && len(t.Headers) == 0 {
+	if t.Key == nil && len(t.Headers) == 0 && t.Priority == nil && t.DeliverAt == nil {
 		b.WriteString("[" + t.Message + "](" + strconv.Quote(t.Name) + ", nil)")
 		return b.String()
 	}
@@ -98,6 +99,12 @@ func (p printer) newTopic(t *model.Topic) string {
 	}
 	for _, h := range t.Headers {
 		b.WriteString("r.AddHeader(" + strconv.Quote(h.Name) + ", " + header(h.Value) + ")\n")
+	}
+	if t.Priority != nil {
+		b.WriteString("r.SetPriority(" + priority(*t.Priority) + ")\n")
+	}
+	if t.DeliverAt != nil {
+		b.WriteString("r.SetDeliverAt(" + getter(*t.DeliverAt) + ")\n")
 	}
 	b.WriteString("})")
 	return b.String()
@@ -149,6 +156,48 @@ func header(v model.Value) string {
 	return getter(v)
 }
 
+// priority converts a field to an int64. One that is too large for that is no priority of any topic, and stays so.
+func priority(v model.Value) string {
+	switch v.Kind {
+	case model.Int64:
+		return getter(v)
+	case model.Uint64:
+		return "int64(min(" + getter(v) + ", 1<<63-1))"
+	}
+	return "int64(" + getter(v) + ")"
+}
+
+// defaults are the options of a publisher, each behind a comma.
+func defaults(m model.PublisherMethod) string {
+	var options string
+	if m.Delay > 0 {
+		options += ", mq.WithDelay(" + duration(m.Delay) + ")"
+	}
+	if m.TTL > 0 {
+		options += ", mq.WithTTL(" + duration(m.TTL) + ")"
+	}
+	return options
+}
+
+// duration is a duration as one writes it: 90 * time.Minute.
+func duration(d time.Duration) string {
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{
+		{time.Hour, "time.Hour"}, {time.Minute, "time.Minute"}, {time.Second, "time.Second"}, {time.Millisecond, "time.Millisecond"},
+		{time.Microsecond, "time.Microsecond"},
+	} {
+		switch {
+		case d == u.unit:
+			return u.name
+		case d%u.unit == 0:
+			return strconv.FormatInt(int64(d/u.unit), 10) + "*" + u.name
+		}
+	}
+	return strconv.FormatInt(int64(d), 10) + "*time.Nanosecond"
+}
+
 func (p printer) publisher(s *model.Publisher) {
 	p.P("// ", s.Interface, " publishes the messages of ", s.Service, ".")
 	p.continued(s.Comment)
@@ -166,7 +215,7 @@ func (p printer) publisher(s *model.Publisher) {
 	p.P("func ", s.Constructor, "(client *mq.Client) ", s.Interface, " {")
 	p.P("return &", s.Struct, "{")
 	for _, m := range s.Methods {
-		p.P(m.Field, ": mq.NewPublisher(client, ", p.reference(m.Topic), "),")
+		p.P(m.Field, ": mq.NewPublisher(client, ", p.reference(m.Topic), defaults(m), "),")
 	}
 	p.P("}")
 	p.P("}")

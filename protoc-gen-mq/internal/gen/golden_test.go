@@ -27,6 +27,7 @@ var goldenCases = []struct {
 	{"SamePackage", ",package_suffix=", []string{"same/v1/same.proto"}},
 	{"Legacy", "", []string{"legacy/legacy.proto"}},
 	{"Opaque", "", []string{"opaque/opaque.proto"}},
+	{"Timed", "", []string{"timed/v1/timed.proto"}},
 }
 
 // The generated files lie in testdata/gen as Go packages that TestCompile builds and calls. Run with -update to write them anew,

@@ -124,7 +124,7 @@ func TestEdition2024(t *testing.T) {
 	file := r.GetProtoFile()[len(r.GetProtoFile())-1]
 	file.Edition = descriptorpb.Edition_EDITION_2024.Enum()
 	file.Options.Features = nil
-	file.Dependency = []string{"google/protobuf/empty.proto"}
+	file.Dependency = []string{"google/protobuf/empty.proto", "google/protobuf/timestamp.proto"}
 	file.OptionDependency = []string{"mq/v1/options.proto"}
 	encoded, err := proto.Marshal(r)
 	if err != nil {

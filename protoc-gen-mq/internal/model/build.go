@@ -182,11 +182,29 @@ func (b *builder) definition(f *fileBuilder, t *topic.Topic) *Topic {
 	for _, h := range t.Headers {
 		out.Headers = append(out.Headers, Header{h.Name, f.value(m, topic.Path{h.Field})})
 	}
+	if t.Priority != nil {
+		v := f.getters(m, topic.Path{t.Priority})
+		out.Priority = &v
+	}
+	if t.DeliverAt != nil {
+		v := f.getters(m, topic.Path{t.DeliverAt})
+		out.DeliverAt = &v
+	}
 	return out
 }
 
-// value finds the getters of a path and imports what the conversion calls.
+// value finds the getters of a path and imports what the conversion to text calls.
 func (f *fileBuilder) value(m *protogen.Message, p topic.Path) Value {
+	v := f.getters(m, p)
+	switch v.Kind {
+	case Bool, Int32, Int64, Uint32, Uint64:
+		f.imports.standard("strconv", strconvPath)
+	}
+	return v
+}
+
+// getters finds the getters of a path.
+func (f *fileBuilder) getters(m *protogen.Message, p topic.Path) Value {
 	var v Value
 	for _, step := range p {
 		for _, field := range m.Fields {
@@ -198,10 +216,6 @@ func (f *fileBuilder) value(m *protogen.Message, p topic.Path) Value {
 				break
 			}
 		}
-	}
-	switch v.Kind {
-	case Bool, Int32, Int64, Uint32, Uint64:
-		f.imports.standard("strconv", strconvPath)
 	}
 	return v
 }
@@ -222,6 +236,8 @@ func kindOf(k protoreflect.Kind) Kind {
 		return Uint32
 	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
 		return Uint64
+	case protoreflect.MessageKind:
+		return Timestamp // no other message has a role
 	}
 	return Text
 }

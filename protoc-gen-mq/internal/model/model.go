@@ -2,7 +2,11 @@
 // learns from package topic; printing is left to package gen.
 package model
 
-import "google.golang.org/protobuf/compiler/protogen"
+import (
+	"time"
+
+	"google.golang.org/protobuf/compiler/protogen"
+)
 
 // File is one generated file.
 type File struct {
@@ -27,7 +31,9 @@ type Import struct {
 }
 
 // Standard tells whether the package is of the standard library.
-func (i Import) Standard() bool { return i.Path == contextPath || i.Path == strconvPath }
+func (i Import) Standard() bool {
+	return i.Path == contextPath || i.Path == strconvPath || i.Path == timePath
+}
 
 // Topic is a typed reference to a topic.
 type Topic struct {
@@ -37,9 +43,12 @@ type Topic struct {
 	// Message is the Go type of its messages, qualified.
 	Message    string
 	Deprecated bool
-	// Key is nil for a topic without a key. Key and Headers are set where the topic is written out.
-	Key     *Value
-	Headers []Header
+	// Key is nil for a topic without a key, as are Priority and DeliverAt without theirs. These and Headers are set where the topic is
+	// written out.
+	Key       *Value
+	Headers   []Header
+	Priority  *Value
+	DeliverAt *Value
 }
 
 // Header is a header that a field is copied into.
@@ -67,6 +76,7 @@ const (
 	Int64
 	Uint32
 	Uint64
+	Timestamp
 )
 
 // Publisher is what a publisher service becomes.
@@ -87,6 +97,8 @@ type PublisherMethod struct {
 	Comment    protogen.Comments
 	Deprecated bool
 	Topic      *Topic
+	// Delay and TTL are defaults of each message, 0 for none.
+	Delay, TTL time.Duration
 }
 
 // Consumer is what a consumer service becomes.

@@ -17,6 +17,7 @@ import (
 const (
 	contextPath = protogen.GoImportPath("context")
 	strconvPath = protogen.GoImportPath("strconv")
+	timePath    = protogen.GoImportPath("time")
 	mqPath      = protogen.GoImportPath("github.com/typedmq/typedmq/runtime/mq")
 )
 
@@ -94,7 +95,7 @@ type imports struct {
 
 func newImports(own protogen.GoImportPath) *imports {
 	i := &imports{own: own, taken: map[string]bool{}, names: map[protogen.GoImportPath]string{}}
-	for _, name := range append(locals(), "context", "strconv", "mq") {
+	for _, name := range append(locals(), "context", "strconv", "time", "mq") {
 		i.taken[name] = true
 	}
 	return i

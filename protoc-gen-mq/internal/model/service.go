@@ -38,14 +38,17 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 		methods[m.GoName] = m
 		deprecated := m.Desc.Options().(*descriptorpb.MethodOptions).GetDeprecated()
 		if publication != nil {
-			b.refusePublication(m, publication)
 			t := b.reference(f, publication.Topic)
 			if t.Func == "" {
 				t = b.definition(f, publication.Topic)
 			}
 			publisher.Methods = append(publisher.Methods, PublisherMethod{
 				Name: m.GoName, Field: unexported(m.GoName), Comment: m.Comments.Leading, Deprecated: deprecated, Topic: t,
+				Delay: publication.Delay, TTL: publication.TTL,
 			})
+			if publication.Delay > 0 || publication.TTL > 0 {
+				f.imports.standard("time", timePath)
+			}
 			continue
 		}
 		b.refuseSubscription(m, subscription)
@@ -67,18 +70,6 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 		b.declare(f, consumer.Register, s.Desc)
 		consumer.Descriptor = f.imports.qualify(f.source.GoPackageName, f.source.GoDescriptorIdent)
 		f.out.Consumers = append(f.out.Consumers, consumer)
-	}
-}
-
-// refusePublication finds annotations that this version would have to ignore.
-func (b *builder) refusePublication(m *protogen.Method, p *topic.Publication) {
-	if p.Delay != 0 {
-		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has a delay, which this version of protoc-gen-mq does not generate; "+
-			"remove delay from (mq.v1.publish)", m.Desc.Name()))
-	}
-	if p.TTL != 0 {
-		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has a ttl, which this version of protoc-gen-mq does not generate; "+
-			"remove ttl from (mq.v1.publish)", m.Desc.Name()))
 	}
 }
 

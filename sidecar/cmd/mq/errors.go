@@ -119,7 +119,7 @@ func (e *callError) hint() string {
 	case "GROUP_UNKNOWN":
 		return "mq groups lists the groups; an application declares its own when it connects"
 	case "MESSAGE_UNKNOWN":
-		return "mq dlq list shows the dead letters and their ids"
+		return "mq dlq list shows dead letters and their ids, mq scheduled list the messages that are not due yet"
 	}
 	switch {
 	case unreachable(e.err):

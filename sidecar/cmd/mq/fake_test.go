@@ -115,6 +115,14 @@ func (f *fake) Publish(_ context.Context, q *connect.Request[brokerv1.PublishReq
 	return answer[brokerv1.PublishRequest, brokerv1.PublishResponse](f, q)
 }
 
+func (f *fake) ListScheduled(_ context.Context, q *connect.Request[adminv1.ListScheduledRequest]) (*connect.Response[adminv1.ListScheduledResponse], error) {
+	return answer[adminv1.ListScheduledRequest, adminv1.ListScheduledResponse](f, q)
+}
+
+func (f *fake) Cancel(_ context.Context, q *connect.Request[brokerv1.CancelRequest]) (*connect.Response[brokerv1.CancelResponse], error) {
+	return answer[brokerv1.CancelRequest, brokerv1.CancelResponse](f, q)
+}
+
 // Tail sends prepared answers until none is left.
 func (f *fake) Tail(ctx context.Context, q *connect.Request[adminv1.TailRequest], stream *connect.ServerStream[adminv1.TailResponse]) error {
 	if err := stream.Send(&adminv1.TailResponse{}); err != nil {

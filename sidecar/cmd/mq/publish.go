@@ -25,6 +25,7 @@ type publishOptions struct {
 	key    *string
 	header []string
 	id     string
+	timing timingOptions
 }
 
 func newPublish(c *cli) *cobra.Command {
@@ -32,6 +33,7 @@ func newPublish(c *cli) *cobra.Command {
 		o   publishOptions
 		key string
 	)
+	var timing func() (timingOptions, error)
 	cmd := &cobra.Command{
 		Use:   "publish TOPIC [JSON… | -]",
 		Short: "Publish JSON objects to a topic",
@@ -40,15 +42,21 @@ those of standard input, one after the other. They are checked against the
 topic's schema. Messages travel in batches: a batch is published as a whole or
 refused as a whole, and after a refused batch nothing more is published.
 
-A receipt for each message says where it rests. With --output json, the answer
+A receipt for each message says where it rests, or that it is scheduled: mq
+scheduled cancel takes its id until it is due. With --output json, the answer
 to each batch is one JSON object on a line.`,
 		Example: `  mq publish flights.departed '{"origin":"SFO","destination":"LAX","delayMinutes":75}'
   mq publish flights.departed --header source=manual --key SFO '{"origin":"SFO"}'
+  mq publish reminders --delay 36h '{"text":"call back"}'
   jq -c '.[]' flights.json | mq publish flights.departed -`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("key") {
 				o.key = &key
+			}
+			var err error
+			if o.timing, err = timing(); err != nil {
+				return err
 			}
 			return publish(cmd, c, args[0], args[1:], o)
 		},
@@ -56,6 +64,7 @@ to each batch is one JSON object on a line.`,
 	cmd.Flags().StringVar(&key, "key", "", "key of every message, instead of the one that its schema derives")
 	cmd.Flags().StringArrayVar(&o.header, "header", nil, "name=value, added to every message; may be given more than once")
 	cmd.Flags().StringVar(&o.id, "id", "", "id of the message, if there is only one")
+	timing = bindTiming(cmd)
 	return cmd
 }
 
@@ -90,6 +99,7 @@ func publish(cmd *cobra.Command, c *cli, topic string, args []string, o publishO
 			if o.key != nil {
 				m.Key = []byte(*o.key)
 			}
+			o.timing.set(m)
 		}); err != nil {
 			return err
 		}
@@ -196,7 +206,11 @@ func receiptPrinter(w io.Writer, format outputFormat) func(*brokerv1.PublishResp
 			if r.GetDuplicate() {
 				duplicate = "yes"
 			}
-			fmt.Fprintf(&out, columns, printable(r.GetId()), r.GetPartition(), r.GetOffset(), duplicate)
+			offset := any(r.GetOffset())
+			if r.GetScheduled() {
+				offset = "scheduled"
+			}
+			fmt.Fprintf(&out, columns, printable(r.GetId()), r.GetPartition(), offset, duplicate)
 		}
 		_, err := io.WriteString(w, out.String())
 		return err

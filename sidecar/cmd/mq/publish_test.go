@@ -50,7 +50,7 @@ func TestPublishArguments(t *testing.T) {
 func TestPublishOneWithID(t *testing.T) {
 	for _, args := range [][]string{{"publish", "t", "--id", "x", "-o", "json", `{}`}, {"publish", "t", "--id", "x", "-o", "json"}} {
 		f := newFake(t, receipts(0, 0, 1))
-		f.mq(t, "{}", args...).want(t, 0, `{"receipts":[{"id":"0-0","partition":0,"offset":"0","duplicate":false}]}`+"\n", "")
+		f.mq(t, "{}", args...).want(t, 0, `{"receipts":[{"id":"0-0","partition":0,"offset":"0","duplicate":false,"scheduled":false}]}`+"\n", "")
 		m := message(nil)
 		m.Id = "x"
 		f.mustAsk(t, &brokerv1.PublishRequest{Topic: "t", Messages: []*brokerv1.Message{m}})

@@ -45,7 +45,9 @@ flights.departed  2           pubsub    per_key   origin  168h       10        b
       "maxMessageBytes": 0,
       "labels": {},
       "groups": [],
-      "partitionBounds": []
+      "partitionBounds": [],
+      "priorityLevels": 0,
+      "retentionBytes": "0"
     }
   ]
 }
@@ -243,7 +245,7 @@ func TestDLQNamesUnknownIDs(t *testing.T) {
 func TestDLQRedrive(t *testing.T) {
 	f := newFake(t, &adminv1.RedriveDeadLettersResponse{Redriven: 2}, &adminv1.RedriveDeadLettersResponse{Redriven: 7})
 	f.mq(t, "", "dlq", "redrive", "g", "t", "3-17", "5-2").want(t, 0, "redriven: 2\n", "")
-	f.mq(t, "", "dlq", "redrive", "g", "t", "--all", "-o", "json").want(t, 0, "{\n  \"redriven\": \"7\",\n  \"unknownIds\": []\n}\n", "")
+	f.mq(t, "", "dlq", "redrive", "g", "t", "--all", "-o", "json").want(t, 0, "{\n  \"redriven\": \"7\",\n  \"unknownIds\": [],\n  \"more\": false\n}\n", "")
 	f.mustAsk(t, &adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", Ids: []string{"3-17", "5-2"}},
 		&adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", All: true})
 	f.mq(t, "", "dlq", "redrive", "g", "t").want(t, 2, "", "mq: name the ids of dead letters, or use --all\nhint: mq dlq redrive --help shows how it is used\n")

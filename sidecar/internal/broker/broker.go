@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,10 +72,11 @@ type Broker struct {
 	log     *slog.Logger
 	limits  Limits
 	origin  time.Time // of the monotonic clock that dispatch sees
-	wall0   time.Time // the time of day at the origin
+	wall0   time.Time // the time of day at the origin, or the latest that the store has seen if that is later
 	seed    maphash.Seed
 
 	catalogue *catalogue
+	schedule  *schedule
 	claims    *claims
 	lastID    atomic.Uint64 // of sessions
 	draining  atomic.Bool
@@ -100,6 +103,12 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)
 	b.claims = newClaims(o.Cluster)
+	b.schedule = newSchedule(b)
+	scheduling, err := b.openSchedule(ctx)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("open the schedule: %w", err)
+	}
 	b.catalogue = newCatalogue(o.Engine, b.claims, o.Clock)
 	if err := b.catalogue.open(ctx); err != nil {
 		stop()
@@ -113,8 +122,24 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	for _, g := range b.allGroups() {
 		g.await(ctx)
 	}
+	b.work.Go(func() { b.schedule.run(running, scheduling) })
 	b.work.Go(func() { b.retain(running) })
 	return b, nil
+}
+
+// openSchedule claims the schedule, and with it the time of day: before anything is served, since that time never goes back.
+func (b *Broker) openSchedule(ctx context.Context) (*scheduling, error) {
+	owned, err := b.schedule.own(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.schedule.open(owned.store)
+	if mark := time.UnixMilli(owned.mark); mark.After(b.wall0) {
+		b.log.Warn("the clock was set back: the time of day goes on from the latest that the store has seen",
+			"clock", b.wall0.UTC(), "seen", mark.UTC(), "ahead", mark.Sub(b.wall0))
+		b.wall0 = mark
+	}
+	return owned, nil
 }
 
 // Drain tells every consumer that nothing more will be leased, and waits until they have settled what they hold or ctx is done.
@@ -167,11 +192,12 @@ func (b *Broker) Close(ctx context.Context) error {
 	return errors.Join(b.claims.releaseAll(ctx))
 }
 
-// now is the clock as dispatch sees it.
-func (b *Broker) now() dispatch.Instant { return dispatch.Instant(b.clock.Now().Sub(b.origin)) }
+// now is the clock as dispatch sees it. It is never 0, so that what is due before the start is due.
+func (b *Broker) now() dispatch.Instant { return max(1, dispatch.Instant(b.clock.Now().Sub(b.origin))) }
 
-// wall is the time of day as it was at the start plus what has passed since: a jump of the wall clock moves nothing that is on its way.
-func (b *Broker) wall() time.Time { return b.wall0.Add(time.Duration(b.now())) }
+// wall is the time of day as it was at the start plus what has passed since: a jump of the wall clock moves nothing that is on its way. From start to start
+// it never goes back, but for the last minute before a crash.
+func (b *Broker) wall() time.Time { return b.wall0.Add(b.clock.Now().Sub(b.origin)) }
 
 func (b *Broker) topic(name string) (*topicState, *Error) {
 	b.mu.RLock()
@@ -208,8 +234,8 @@ func (b *Broker) allGroups() []*group {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	all := make([]*group, 0, len(b.mu.groups))
-	for _, g := range b.mu.groups {
-		all = append(all, g)
+	for _, key := range slices.SortedFunc(maps.Keys(b.mu.groups), compareGroups) {
+		all = append(all, b.mu.groups[key])
 	}
 	return all
 }

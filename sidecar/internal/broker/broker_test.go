@@ -18,9 +18,22 @@ func inBubble(t *testing.T, run func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.declare(nil)
+		defer w.close()
 		synctest.Wait()
 		run(t, w)
-		w.close()
+	})
+}
+
+// inBubbleWith is inBubble with other topics and policies.
+func inBubbleWith(t *testing.T, topics func(string, *mqv1.TopicOptions), policy func(string, *mqv1.SubscribeOptions), run func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.topics = topics
+		w.declare(policy)
+		defer w.close()
+		synctest.Wait()
+		run(t, w)
 	})
 }
 
@@ -118,8 +131,8 @@ func TestASilentConsumerLosesItsMessages(t *testing.T) {
 		defer stop()
 		start := time.Now()
 		got := w.next(other)
-		if waited := time.Since(start); waited > 31*time.Second || got[0].attempt != 2 {
-			t.Fatalf("came after %v as attempt %d, want 30s and 2", waited, got[0].attempt)
+		if waited := time.Since(start); waited > 31*time.Second || got[0].attempt != 1 {
+			t.Fatalf("came after %v as attempt %d, want 30s and 1", waited, got[0].attempt)
 		}
 		if r := w.settle("baggage", bags, broker.Acked, lost...); len(r) != 1 || r[0].Error.Reason != broker.LeaseLost {
 			t.Fatalf("the silent consumer's token: %+v", r)
@@ -134,19 +147,15 @@ func TestASilentConsumerLosesItsMessages(t *testing.T) {
 }
 
 func TestALeavingConsumerUsesNoAttempt(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		crashed bool
-		attempt uint32
-	}{{"clean", false, 1}, {"crashed", true, 2}} {
-		t.Run(c.name, func(t *testing.T) {
+	for name, crashed := range map[string]bool{"clean": false, "crashed": true} {
+		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, w *world) {
 				s := w.join("baggage", bags, 10)
 				w.publish(bags, 0, 1, 1)
 				w.next(s)
-				s.Close(c.crashed)
-				if got := w.next(w.join("baggage", bags, 10)); got[0].attempt != c.attempt {
-					t.Fatalf("came as attempt %d, want %d", got[0].attempt, c.attempt)
+				s.Close(crashed)
+				if got := w.next(w.join("baggage", bags, 10)); got[0].attempt != 1 {
+					t.Fatalf("came as attempt %d, want 1", got[0].attempt)
 				}
 			})
 		})
@@ -269,7 +278,7 @@ func TestAnotherPolicyTakesEffect(t *testing.T) {
 
 func TestUnsupportedOptionsAreRefused(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
-		err := w.tryDeclare(func(_ string, o *mqv1.SubscribeOptions) { o.DeadLetterExpired = proto.Bool(true) })
+		err := w.tryDeclare(func(_ string, o *mqv1.SubscribeOptions) { o.Batch = &mqv1.Batch{MaxMessages: proto.Uint32(2)} })
 		if err == nil || broker.Refusal(err).Reason != broker.UnsupportedOption {
 			t.Fatalf("declared with %v", err)
 		}
@@ -356,7 +365,7 @@ func TestDrain(t *testing.T) {
 		if sum := w.total("baggage", bags); sum.Stats.Leased != 0 {
 			t.Fatalf("leased during drain: %+v", sum)
 		}
-		if _, err := w.Join("baggage", bags, "late", 1); broker.Refusal(err).Reason != broker.Draining {
+		if _, err := w.Join("baggage", bags, "late", 1, 0); broker.Refusal(err).Reason != broker.Draining {
 			t.Fatalf("a new consumer got %v", err)
 		}
 		s.Close(false)

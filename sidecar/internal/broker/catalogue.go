@@ -1,11 +1,14 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -49,11 +52,15 @@ type catalogue struct {
 
 type groupKey struct{ group, topic string }
 
+func compareGroups(a, b groupKey) int {
+	return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.topic, b.topic))
+}
+
 func newCatalogue(e engine.Engine, c *claims, clock Clock) *catalogue {
 	return &catalogue{engine: e, claims: c, clock: clock}
 }
 
-// contents is a copy of what the catalogue lists.
+// contents is a copy of what the catalogue lists, in order of names.
 type contents struct {
 	topics        []*storagev1.Topic
 	subscriptions []*storagev1.Subscription
@@ -164,11 +171,11 @@ func (c *catalogue) all() contents {
 
 func (c *catalogue) allLocked() contents {
 	var out contents
-	for _, t := range c.mu.topics {
-		out.topics = append(out.topics, t)
+	for _, name := range slices.Sorted(maps.Keys(c.mu.topics)) {
+		out.topics = append(out.topics, c.mu.topics[name])
 	}
-	for _, s := range c.mu.subscriptions {
-		out.subscriptions = append(out.subscriptions, s)
+	for _, key := range slices.SortedFunc(maps.Keys(c.mu.subscriptions), compareGroups) {
+		out.subscriptions = append(out.subscriptions, c.mu.subscriptions[key])
 	}
 	return out
 }

@@ -1,7 +1,10 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/typedmq/typedmq/sidecar/internal/cluster"
@@ -69,17 +72,14 @@ func (c *claims) ask(ctx context.Context) {
 		c.mu.waiting = make(map[engine.ShardID][]chan claimed)
 		c.mu.Unlock()
 
-		shards := make([]engine.ShardID, 0, len(waiting))
-		for s := range waiting {
-			shards = append(shards, s)
-		}
+		shards := slices.SortedFunc(maps.Keys(waiting), compareShards)
 		lost := c.cluster.Lost() // before claiming: a loss in between is then seen
 		got, err := c.cluster.Claim(ctx, shards)
 		c.mu.Lock()
 		for _, claim := range got {
 			c.mu.held[claim.Shard] = claim
 		}
-		for shard, chans := range waiting {
+		for _, shard := range shards {
 			answer := claimed{lost: lost, err: err}
 			if err == nil {
 				var ok bool
@@ -87,7 +87,7 @@ func (c *claims) ask(ctx context.Context) {
 					answer.err = errOwned
 				}
 			}
-			for _, ch := range chans {
+			for _, ch := range waiting[shard] {
 				ch <- answer
 			}
 		}
@@ -116,8 +116,8 @@ func (c *claims) release(ctx context.Context, shard engine.ShardID) error {
 func (c *claims) releaseAll(ctx context.Context) error {
 	c.mu.Lock()
 	var all []cluster.Claim
-	for _, claim := range c.mu.held {
-		all = append(all, claim)
+	for _, shard := range slices.SortedFunc(maps.Keys(c.mu.held), compareShards) {
+		all = append(all, c.mu.held[shard])
 	}
 	clear(c.mu.held)
 	c.mu.Unlock()
@@ -125,4 +125,9 @@ func (c *claims) releaseAll(ctx context.Context) error {
 		return nil
 	}
 	return c.cluster.Release(ctx, all)
+}
+
+// compareShards is the order in which shards are claimed and released, so that the same run does the same.
+func compareShards(a, b engine.ShardID) int {
+	return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 }

@@ -25,6 +25,7 @@ const pageBytes = 2 << 20
 type DeadLetter struct {
 	ID                    string
 	Partition             uint32
+	Lane                  uint8 // the priority level, from 0
 	Offset                int64
 	Reason                string
 	Attempts              uint32
@@ -35,10 +36,13 @@ type DeadLetter struct {
 	JSON *structpb.Struct
 }
 
-// MessageID is the id that a record is known by.
-func MessageID(r Record, partition uint32, offset int64) string {
+// MessageID is the id that a record is known by: its own, or its place.
+func MessageID(r Record, partition uint32, lane uint8, offset int64) string {
 	if len(r.ID) > 0 {
 		return string(r.ID)
+	}
+	if lane > 0 {
+		return fmt.Sprintf("%d.%d-%d", partition, lane+1, offset)
 	}
 	return fmt.Sprintf("%d-%d", partition, offset)
 }
@@ -65,7 +69,7 @@ func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id strin
 				continue
 			}
 			if size += len(d.Record.raw); len(out) == limit || len(out) > 0 && size > pageBytes {
-				return out, fmt.Sprintf("%d.%d", partition, d.Offset), nil
+				return out, fmt.Sprintf("%d.%d", partition, d.number()), nil
 			}
 			codec := g.policy.Load().codec
 			d.JSON, _ = codec.ToJSON(d.Record.Payload) // absent if the payload does not decode
@@ -91,7 +95,10 @@ func parsePage(page string, partitions int) (partition int, offset int64, err er
 	return partition, offset, nil
 }
 
-// deadLetters yields a shard's dead letters from an offset on. It reads the store past the shard's goroutine.
+// number is what the letter's key has.
+func (d DeadLetter) number() int64 { return laneNumber(d.Lane, dispatch.Offset(d.Offset)) }
+
+// deadLetters yields a shard's dead letters from a number (laneNumber) on. It reads the store past the shard's goroutine.
 func (s *shard) deadLetters(ctx context.Context, from int64) func(func(DeadLetter, error) bool) {
 	return func(yield func(DeadLetter, error) bool) {
 		s.mu.Lock()
@@ -106,11 +113,12 @@ func (s *shard) deadLetters(ctx context.Context, from int64) func(func(DeadLette
 				yield(DeadLetter{}, err)
 				return
 			}
-			offset, err := keyNumber(pair.Key)
+			number, err := keyNumber(pair.Key)
 			if err != nil {
 				yield(DeadLetter{}, err)
 				return
 			}
+			lane, offset := laneOf(number)
 			var d storagev1.DeadLetter
 			if err := proto.Unmarshal(pair.Value, &d); err != nil {
 				yield(DeadLetter{}, fmt.Errorf("dead letter %d: %w", offset, err))
@@ -122,7 +130,7 @@ func (s *shard) deadLetters(ctx context.Context, from int64) func(func(DeadLette
 				return
 			}
 			if !yield(DeadLetter{
-				ID: MessageID(r, s.partition, offset), Partition: s.partition, Offset: offset, Reason: d.GetReason(), Attempts: d.GetAttempts(),
+				ID: MessageID(r, s.partition, lane, int64(offset)), Partition: s.partition, Lane: lane, Offset: int64(offset), Reason: d.GetReason(), Attempts: d.GetAttempts(),
 				FirstError: d.GetFirstError(), LastError: d.GetLastError(),
 				Published: time.UnixMilli(d.GetAppendTimeMs()), Died: time.UnixMilli(d.GetDiedMs()), Record: r,
 			}, nil) {
@@ -140,12 +148,12 @@ func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, ids [
 			return // of bytes and a number: cannot fail
 		}
 		sv.extra = append(sv.extra,
-			engine.Write{Key: shardKey(keyDeadLetter, d.Offset), Delete: true},
-			engine.Write{Key: shardKey(keyRedriven, d.Offset), Value: value})
+			engine.Write{Key: shardKey(keyDeadLetter, d.number()), Delete: true},
+			engine.Write{Key: shardKey(keyRedriven, d.number()), Value: value})
 		sv.dead--
 		sv.counted.Redriven++
-		_ = sv.machine.Step(sv.broker.now(), dispatch.Redrive{Messages: []dispatch.Message{
-			{Offset: dispatch.Offset(d.Offset), Key: sv.keyHash(d.Record.Key)},
+		_ = sv.lanes[d.Lane].machine.Step(sv.broker.now(), dispatch.Redrive{Messages: []dispatch.Message{
+			{Offset: dispatch.Offset(d.Offset), Key: sv.keyHash(d.Record.Key), Size: framedSize(d.Record.raw)},
 		}})
 	})
 }
@@ -153,7 +161,7 @@ func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, ids [
 // Discard deletes dead letters: those of ids, or all that are there now. It returns how many, and the ids that no dead letter has.
 func (b *Broker) Discard(ctx context.Context, groupName, topicName string, ids []string, all bool) (n int, unknown []string, err error) {
 	return b.forDeadLetters(ctx, groupName, topicName, ids, all, func(sv *serving, d DeadLetter) {
-		sv.extra = append(sv.extra, engine.Write{Key: shardKey(keyDeadLetter, d.Offset), Delete: true})
+		sv.extra = append(sv.extra, engine.Write{Key: shardKey(keyDeadLetter, d.number()), Delete: true})
 		sv.dead--
 		sv.counted.Discarded++
 	})
@@ -181,8 +189,8 @@ func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string
 				errs[sv.partition] = err
 				return
 			}
-			if (all || wanted[d.ID]) && !sv.moved[d.Offset] {
-				sv.moved[d.Offset] = true
+			if (all || wanted[d.ID]) && !sv.moved[d.number()] {
+				sv.moved[d.number()] = true
 				do(sv, d)
 				counts[sv.partition]++
 				found[sv.partition] = append(found[sv.partition], d.ID)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/types/descriptorpb"
 
@@ -27,7 +29,8 @@ type subscriptionState struct {
 	decl   *topic.Subscription
 	codec  *schema.Codec // of the consumer's own descriptors
 	filter *filter.Filter
-	starts []int64 // first offset of each partition
+	starts []int64 // first offset of each log, see group.startOf
+	paused bool
 }
 
 // Declaration asks for topics, by the full names of their messages, and subscriptions, by their rpcs.
@@ -156,8 +159,8 @@ func unsupported(t *topic.Topic) error {
 		set  bool
 		name string
 	}{
-		{t.Dedupe.Window > 0 || t.Dedupe.ID != nil, "dedupe"}, {t.PriorityLevels > 1 || t.Priority != nil, "priority_levels"},
-		{t.DeliverAt != nil, "deliver_at"}, {t.TTL > 0, "ttl"}, {t.RetentionBytes > 0, "retention_bytes"},
+		{t.Dedupe.Window > 0 || t.Dedupe.ID != nil, "dedupe"},
+		{t.RetentionBytes > 0, "retention_bytes"},
 	} {
 		if o.set {
 			return fail(UnsupportedOption, "topics", "topic %q: this version of the sidecar does not support %s", t.Name, o.name).with("option", o.name)
@@ -171,8 +174,7 @@ func unsupportedPolicy(s *topic.Subscription) error {
 		set  bool
 		name string
 	}{
-		{s.Batch != nil, "batch"}, {s.DeadLetter.HoldKey, "dead_letter.hold_key"}, {s.DeadLetter.Retention > 0, "dead_letter.retention"},
-		{s.DeadLetterExpired, "dead_letter_expired"},
+		{s.Batch != nil, "batch"}, {s.DeadLetter.Retention > 0, "dead_letter.retention"},
 	} {
 		if o.set {
 			return fail(UnsupportedOption, "subscriptions", "subscription %q: this version of the sidecar does not support %s", s.RPC, o.name).
@@ -210,7 +212,7 @@ func (p *declaring) subscription(ctx context.Context, rpc string) error {
 	}
 	entry := &storagev1.Subscription{Group: s.Group, Topic: s.Topic.Name, Rpc: rpc, DescriptorsHash: p.set.Hash[:]}
 	if have != nil {
-		entry.CreatedMs, entry.StartOffsets = have.GetCreatedMs(), have.GetStartOffsets()
+		entry.CreatedMs, entry.StartOffsets, entry.Paused = have.GetCreatedMs(), have.GetStartOffsets(), have.GetPaused()
 	} else {
 		entry.CreatedMs = p.broker.wall().UnixMilli()
 		var err error
@@ -222,19 +224,26 @@ func (p *declaring) subscription(ctx context.Context, rpc string) error {
 	return nil
 }
 
-// starts is where a new group begins in each partition.
+// starts is where a new group begins in each log of the topic, as group.startOf reads it.
 func (p *declaring) starts(ctx context.Context, s *topic.Subscription) ([]int64, error) {
-	starts := make([]int64, s.Topic.Partitions)
+	t := &topicState{decl: s.Topic}
 	have := p.broker.catalogue.mu.topics[s.Topic.Name]
-	if have == nil || s.StartFrom == topic.Earliest {
+	if have != nil {
+		t.id = engine.TopicID(have.GetId())
+	}
+	starts := make([]int64, len(t.logs()))
+	if have == nil {
 		return starts, nil
 	}
-	for i := range starts {
-		bounds, err := p.broker.engine.Bounds(ctx, engine.LogID{Topic: engine.TopicID(have.GetId()), Partition: uint32(i)})
+	for i, log := range t.logs() {
+		bounds, err := p.broker.engine.Bounds(ctx, log)
 		if err != nil {
 			return nil, err
 		}
-		starts[i] = int64(bounds.End)
+		starts[i] = int64(bounds.Begin)
+		if s.StartFrom == topic.Latest {
+			starts[i] = int64(bounds.End)
+		}
 	}
 	return starts, nil
 }
@@ -264,7 +273,9 @@ func (p *declaring) commit(ctx context.Context) error {
 	for _, t := range c.mu.topics {
 		next = max(next, t.GetId())
 	}
-	for name, t := range p.topics {
+	names := slices.Sorted(maps.Keys(p.topics))
+	for _, name := range names {
+		t := p.topics[name]
 		if t.GetId() == 0 {
 			next++
 			t.Id = next
@@ -285,7 +296,8 @@ func (p *declaring) commit(ctx context.Context) error {
 	}
 	c.mu.sets[p.set.Hash] = p.set
 	var news contents
-	for name, t := range p.topics {
+	for _, name := range names {
+		t := p.topics[name]
 		c.mu.topics[name] = t
 		news.topics = append(news.topics, t)
 	}
@@ -360,7 +372,7 @@ func (b *Broker) resolveSubscriptionLocked(entry *storagev1.Subscription) (*subs
 	if !ok {
 		return nil, fmt.Errorf("subscription %q: its descriptors do not declare it", entry.GetRpc())
 	}
-	state := &subscriptionState{decl: s, codec: set.Codec(s.Topic), starts: entry.GetStartOffsets()}
+	state := &subscriptionState{decl: s, codec: set.Codec(s.Topic), starts: entry.GetStartOffsets(), paused: entry.GetPaused()}
 	if s.Filter != "" {
 		f, err := filter.Compile(s.Filter, s.Topic.Message)
 		if err != nil {
@@ -368,8 +380,8 @@ func (b *Broker) resolveSubscriptionLocked(entry *storagev1.Subscription) (*subs
 		}
 		state.filter = f
 	}
-	if len(state.starts) != int(s.Topic.Partitions) {
-		return nil, errors.New("subscription " + entry.GetRpc() + ": the catalogue has another number of partitions")
+	if len(state.starts) != int(s.Topic.Partitions)*(&topicState{decl: s.Topic}).levels() {
+		return nil, errors.New("subscription " + entry.GetRpc() + ": the catalogue has another number of partitions or priority levels")
 	}
 	return state, nil
 }

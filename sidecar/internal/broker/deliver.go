@@ -15,26 +15,23 @@ var errTrimmed = errors.New("broker: message was deleted by retention")
 // stays with one consumer while that one keeps up, and others help when it does not. It returns false if nothing was leased.
 func (sv *serving) grant() bool {
 	granted := false
+	if sv.group.policy.Load().paused { // resuming replaces the policy, which wakes the shard
+		return granted
+	}
 	now := sv.broker.now()
 	for _, j := range sv.order {
 		backlog := sv.machine.Backlog()
 		if backlog == 0 {
 			return granted
 		}
-		n := j.take(backlog)
-		if n == 0 {
-			continue
+		if sv.lease(now, j, backlog) > 0 {
+			granted = true
 		}
-		g := dispatch.Grant{Session: j.ID, Messages: n}
-		_ = sv.machine.Step(now, &g)
-		j.leases += g.Used
-		j.give(n - g.Used)
-		granted = granted || g.Used > 0
 	}
 	if sv.machine.Backlog() > 0 {
 		sv.hungry.Store(true)
 		for _, j := range sv.order { // credits that came back before the flag was up
-			if j.credits.Load() > j.outstanding.Load() && !sv.broker.draining.Load() {
+			if j.roomSince() {
 				sv.signal()
 				break
 			}
@@ -44,20 +41,20 @@ func (sv *serving) grant() bool {
 }
 
 // deliver hands leases to their sessions, a slice for each run of one session in one chunk.
-func (sv *serving) deliver(ctx context.Context, all []dispatch.Delivery) error {
+func (sv *serving) deliver(ctx context.Context, l *lane, all []dispatch.Delivery) error {
 	sv.counted.Delivered += int64(len(all))
 	var gone []dispatch.Token
-	defer func() { sv.passTrimmed(gone) }()
+	defer func() { sv.passTrimmed(l, gone) }()
 	for len(all) > 0 {
 		first := all[0]
 		if first.Redriven {
-			if err := sv.deliverRedriven(ctx, first); err != nil {
+			if err := sv.deliverRedriven(ctx, l, first); err != nil {
 				return err
 			}
 			all = all[1:]
 			continue
 		}
-		c, err := sv.chunkOf(ctx, first.Offset)
+		c, err := sv.chunkOf(ctx, l, first.Offset)
 		if errors.Is(err, errTrimmed) {
 			gone = append(gone, sv.token(first))
 			all = all[1:]
@@ -70,9 +67,9 @@ func (sv *serving) deliver(ctx context.Context, all []dispatch.Delivery) error {
 		for n < len(all) && all[n].Session == first.Session && !all[n].Redriven && engine.Offset(all[n].Offset) >= c.First && engine.Offset(all[n].Offset) <= c.Last() {
 			n++
 		}
-		slice := Slice{Partition: sv.partition, AppendMS: c.TimeMS}
+		slice := sv.slice(l, c.TimeMS)
 		for _, d := range all[:n] {
-			sv.add(&slice, d, c.framed(engine.Offset(d.Offset)))
+			sv.add(&slice, l, d, c.framed(engine.Offset(d.Offset)))
 		}
 		sv.send(first.Session, slice)
 		all = all[n:]
@@ -80,8 +77,17 @@ func (sv *serving) deliver(ctx context.Context, all []dispatch.Delivery) error {
 	return nil
 }
 
+// slice is an empty slice of a lane.
+func (sv *serving) slice(l *lane, appendMS int64) Slice {
+	s := Slice{Partition: sv.partition, AppendMS: appendMS}
+	if len(sv.lanes) > 1 {
+		s.Priority = uint32(l.index) + 1
+	}
+	return s
+}
+
 // add puts a delivery into a slice.
-func (sv *serving) add(s *Slice, d dispatch.Delivery, framed []byte) {
+func (sv *serving) add(s *Slice, l *lane, d dispatch.Delivery, framed []byte) {
 	if d.Attempt > 1 && s.Attempts == nil {
 		for range s.Offsets {
 			s.Attempts = append(s.Attempts, 1)
@@ -93,7 +99,7 @@ func (sv *serving) add(s *Slice, d dispatch.Delivery, framed []byte) {
 	}
 	s.Records = append(s.Records, framed...)
 	s.Tokens = sv.group.tokens.append(s.Tokens, Token{
-		Token: sv.token(d), Partition: sv.partition,
+		Token: sv.token(d), Partition: sv.partition, Lane: l.index,
 	})
 }
 
@@ -104,26 +110,15 @@ func (sv *serving) send(id dispatch.SessionID, s Slice) {
 }
 
 // deliverRedriven delivers a message whose record is kept beside the log.
-func (sv *serving) deliverRedriven(ctx context.Context, d dispatch.Delivery) error {
-	r, err := loadRedriven(ctx, sv.store, d.Offset)
+func (sv *serving) deliverRedriven(ctx context.Context, l *lane, d dispatch.Delivery) error {
+	r, err := loadRedriven(ctx, sv.store, laneNumber(l.index, d.Offset))
 	if err != nil {
 		return err
 	}
-	slice := Slice{Partition: sv.partition, AppendMS: r.GetAppendTimeMs()}
-	sv.add(&slice, d, engine.AppendRecord(nil, r.GetRecord()))
+	slice := sv.slice(l, r.GetAppendTimeMs())
+	sv.add(&slice, l, d, engine.AppendRecord(nil, r.GetRecord()))
 	sv.send(d.Session, slice)
 	return nil
-}
-
-// passTrimmed settles messages that are gone. It is said in the log: the group was too slow for the topic's retention.
-func (sv *serving) passTrimmed(gone []dispatch.Token) {
-	if len(gone) == 0 {
-		return
-	}
-	sv.broker.log.Warn("retention deleted messages before their group settled them", "group", sv.group.name,
-		"topic", sv.group.topic.decl.Name, "partition", sv.partition, "first", gone[0].Offset, "messages", len(gone))
-	_ = sv.machine.Step(sv.broker.now(), &dispatch.Ack{Tokens: gone})
-	sv.signal()
 }
 
 func (sv *serving) token(d dispatch.Delivery) dispatch.Token {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/typedmq/typedmq/internal/filter"
@@ -14,21 +15,32 @@ import (
 // fetchBytes is how much is read from the log at a time.
 const fetchBytes = 256 << 10
 
-// fetch reads what the machine wants from the log. It returns false if that is nothing.
-func (sv *serving) fetch(ctx context.Context) (bool, error) {
-	from, n := sv.machine.Want()
+// fetch reads what the machines want from their logs. It returns false if that is nothing.
+func (sv *serving) fetch(ctx context.Context) (fetched bool, err error) {
+	for _, l := range sv.lanes {
+		some, err := sv.fetchLane(ctx, l)
+		if err != nil {
+			return false, err
+		}
+		fetched = fetched || some
+	}
+	return fetched, nil
+}
+
+func (sv *serving) fetchLane(ctx context.Context, l *lane) (bool, error) {
+	from, n := l.machine.Want()
 	if n == 0 {
 		return false, nil
 	}
-	end := dispatch.Offset(sv.end.Load()) // before reading: what is published meanwhile is no gap
-	chunks, err := sv.broker.engine.Read(ctx, sv.log, engine.Offset(from), fetchBytes)
+	end := dispatch.Offset(l.end.Load()) // before reading: what is published meanwhile is no gap
+	chunks, err := sv.broker.engine.Read(ctx, l.log, engine.Offset(from), fetchBytes)
 	if err != nil {
 		return false, err
 	}
 	ev := &dispatch.Fetched{Next: from}
-	policy := sv.group.policy.Load()
+	policy, expiry := sv.group.policy.Load(), sv.expiry()
 	for _, c := range chunks {
-		sv.chunks.add(c)
+		l.chunks.add(c)
 		for offset, raw := range c.All() {
 			if offset < engine.Offset(from) {
 				continue
@@ -36,27 +48,38 @@ func (sv *serving) fetch(ctx context.Context) (bool, error) {
 			if len(ev.Messages) == n {
 				break
 			}
-			ev.Messages = append(ev.Messages, sv.message(policy, dispatch.Offset(offset), raw))
+			ev.Messages = append(ev.Messages, sv.message(policy, expiry, dispatch.Offset(offset), c.TimeMS, raw))
 			ev.Next = dispatch.Offset(offset) + 1
 		}
 		if len(ev.Messages) == n {
 			break
 		}
 	}
-	if len(chunks) == 0 { // the log was trimmed up to its end
+	begin := end // the log was trimmed up to its end
+	if len(chunks) > 0 {
+		begin = dispatch.Offset(chunks[0].First)
+	} else {
 		ev.Next = max(from, end)
 	}
-	_ = sv.machine.Step(sv.broker.now(), ev)
+	if begin > from {
+		sv.lost(l, from, l.unsettled(from, begin))
+	}
+	l.fetchedTo(ev.Next)
+	_ = l.machine.Step(sv.broker.now(), ev)
 	return true, nil
 }
 
+// framedSize is the length of a record in a RecordSet: what it weighs against the credits of a session.
+func framedSize(record []byte) uint32 { return uint32(1 + protowire.SizeBytes(len(record))) }
+
 // message tells dispatch what it has to know of a record.
-func (sv *serving) message(policy *subscriptionState, o dispatch.Offset, raw []byte) dispatch.Message {
+func (sv *serving) message(policy *subscriptionState, expiry expiry, o dispatch.Offset, appendMS int64, raw []byte) dispatch.Message {
+	m := dispatch.Message{Offset: o, Size: framedSize(raw)}
 	r, err := ParseRecord(raw)
 	if err != nil {
-		return dispatch.Message{Offset: o} // delivered as it is: the consumer rejects what it cannot read
+		return m // delivered as it is: the consumer rejects what it cannot read
 	}
-	m := dispatch.Message{Offset: o, Key: sv.keyHash(r.Key)}
+	m.Key, m.Expires = sv.keyHash(r.Key), expiry.of(appendMS, r.TTLMS)
 	if policy.filter == nil {
 		return m
 	}
@@ -78,8 +101,10 @@ func (sv *serving) message(policy *subscriptionState, o dispatch.Offset, raw []b
 type chunkCache struct {
 	chunks []indexedChunk // by first offset
 	bytes  int
+	limit  int
 }
 
+// cacheBytes bounds the chunks that a partition keeps, over all its lanes.
 const cacheBytes = 1 << 20
 
 // indexedChunk is a chunk with the places of its records.
@@ -116,7 +141,7 @@ func (cc *chunkCache) add(c engine.Chunk) indexedChunk {
 	ic := index(c)
 	cc.chunks = slices.Insert(cc.chunks, at, ic)
 	cc.bytes += len(c.Records)
-	for cc.bytes > cacheBytes && len(cc.chunks) > 1 {
+	for cc.bytes > cc.limit && len(cc.chunks) > 1 {
 		drop := 0 // the oldest, unless it was just added: then the newest, which will be read again
 		if at == 0 {
 			drop = len(cc.chunks) - 1
@@ -140,16 +165,16 @@ func (cc *chunkCache) find(o engine.Offset) (indexedChunk, bool) {
 }
 
 // chunkOf returns the chunk of an offset, from the cache or the engine.
-func (sv *serving) chunkOf(ctx context.Context, o dispatch.Offset) (indexedChunk, error) {
-	if c, ok := sv.chunks.find(engine.Offset(o)); ok {
+func (sv *serving) chunkOf(ctx context.Context, l *lane, o dispatch.Offset) (indexedChunk, error) {
+	if c, ok := l.chunks.find(engine.Offset(o)); ok {
 		return c, nil
 	}
-	chunks, err := sv.broker.engine.Read(ctx, sv.log, engine.Offset(o), 1)
+	chunks, err := sv.broker.engine.Read(ctx, l.log, engine.Offset(o), 1)
 	if err != nil {
 		return indexedChunk{}, err
 	}
 	if len(chunks) == 0 || chunks[0].First > engine.Offset(o) {
 		return indexedChunk{}, errTrimmed
 	}
-	return sv.chunks.add(chunks[0]), nil
+	return l.chunks.add(chunks[0]), nil
 }

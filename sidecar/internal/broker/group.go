@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,16 +63,17 @@ func (g *group) replacePolicy(s *subscriptionState) {
 		return
 	}
 	for _, sh := range g.shards {
-		sh.call(task{do: func(sv *serving) { sv.machine.Reconfigure(policyOf(s.decl)) }})
+		sh.call(task{do: func(sv *serving) { sv.reconfigure(policyOf(s.decl)) }})
 	}
 }
 
+// allSessions are the group's consumers, the longest there first.
 func (g *group) allSessions() []*Session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := make([]*Session, 0, len(g.mu.sessions))
-	for _, s := range g.mu.sessions {
-		all = append(all, s)
+	for _, id := range slices.Sorted(maps.Keys(g.mu.sessions)) {
+		all = append(all, g.mu.sessions[id])
 	}
 	return all
 }
@@ -85,7 +88,7 @@ func (g *group) creditsFree() {
 }
 
 // machineConfig is the policy as dispatch wants it.
-func (g *group) machineConfig(epoch engine.Epoch, partition uint32) dispatch.Config {
+func (g *group) machineConfig(epoch engine.Epoch, partition uint32, lane uint8) dispatch.Config {
 	decl := g.policy.Load().decl
 	return dispatch.Config{
 		Epoch:        uint64(epoch),
@@ -95,7 +98,7 @@ func (g *group) machineConfig(epoch engine.Epoch, partition uint32) dispatch.Con
 		Lookahead:    g.broker.limits.Lookahead,
 		MaxUnsettled: g.broker.limits.Unsettled,
 		MaxParked:    g.broker.limits.Unsettled,
-		JitterSeed:   uint64(epoch)<<32 | uint64(partition),
+		JitterSeed:   uint64(epoch)<<32 | uint64(lane)<<24 | uint64(partition),
 	}
 }
 

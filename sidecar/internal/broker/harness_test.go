@@ -2,8 +2,12 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,6 +33,8 @@ type world struct {
 	t      *testing.T
 	engine *faulty
 	member *memcluster.Member
+	topics func(name string, o *mqv1.TopicOptions) // may edit the topics that are declared
+	clock  broker.Clock
 	*broker.Broker
 }
 
@@ -38,7 +44,12 @@ type faulty struct {
 	failCommits atomic.Int32 // how many of the next ones
 	failAfter   atomic.Bool  // the next one, after it was made
 	stall       atomic.Int64 // how long each one takes, in nanoseconds
+	lane        atomic.Int32 // that appends go to
+	logs        sync.Map     // that were appended to
 	onEmptyRead atomic.Pointer[func()]
+	late        atomic.Bool                  // the next one is reported as unknown, and made a moment later if it still may be
+	full        atomic.Bool                  // commits find no room
+	broken      atomic.Pointer[engine.LogID] // commits that append to it are refused
 }
 
 func (f *faulty) Read(ctx context.Context, log engine.LogID, from engine.Offset, maxBytes int) ([]engine.Chunk, error) {
@@ -48,6 +59,23 @@ func (f *faulty) Read(ctx context.Context, log engine.LogID, from engine.Offset,
 		(*hook)()
 	}
 	return chunks, err
+}
+
+func (f *faulty) Append(ctx context.Context, appends []engine.Append) ([]engine.Offset, error) {
+	for i := range appends {
+		appends[i].Log.Lane = uint8(f.lane.Load())
+		f.logs.Store(appends[i].Log, true)
+	}
+	return f.Engine.Append(ctx, appends)
+}
+
+// trimAll deletes all records, unnoticed by the broker.
+func (f *faulty) trimAll(ctx context.Context) (err error) {
+	for log := range f.logs.Range {
+		bounds, boundsErr := f.Bounds(ctx, log.(engine.LogID))
+		err = errors.Join(err, boundsErr, f.Trim(ctx, log.(engine.LogID), bounds.End))
+	}
+	return err
 }
 
 func (f *faulty) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoch) (engine.Shard, error) {
@@ -62,7 +90,20 @@ type faultyShard struct {
 
 func (s faultyShard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
 	time.Sleep(time.Duration(s.f.stall.Load()))
+	if s.f.full.Load() {
+		return nil, engine.ErrFull
+	}
+	if log := s.f.broken.Load(); log != nil && slices.ContainsFunc(b.Appends, func(a engine.Append) bool { return a.Log == *log }) {
+		return nil, &engine.CorruptError{Log: *log, Offset: 0, Detail: "test"}
+	}
 	if s.f.failCommits.Add(-1) >= 0 {
+		return nil, engine.ErrUnknownOutcome
+	}
+	if s.f.late.Swap(false) {
+		go func() {
+			time.Sleep(time.Second)
+			_, _ = s.Shard.Commit(ctx, b)
+		}()
 		return nil, engine.ErrUnknownOutcome
 	}
 	offsets, err := s.Shard.Commit(ctx, b)
@@ -79,7 +120,7 @@ func (wall) Now() time.Time                                  { return time.Now()
 func (wall) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, engine: &faulty{Engine: memengine.New()}, member: memcluster.New().Join(time.Minute, nil)}
+	w := &world{t: t, engine: &faulty{Engine: memengine.New()}, member: memcluster.New().Join(time.Minute, nil), clock: wall{}}
 	w.engine.failCommits.Store(-1 << 30)
 	w.open()
 	return w
@@ -88,7 +129,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open() {
 	w.t.Helper()
 	b, err := broker.New(w.t.Context(), broker.Options{
-		Engine: w.engine, Cluster: w.member, Clock: wall{}, Logger: slog.New(slog.DiscardHandler), Limits: broker.DefaultLimits(),
+		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.DiscardHandler), Limits: broker.DefaultLimits(),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -159,6 +200,13 @@ func (w *world) files(change func(service string, o *mqv1.SubscribeOptions)) *de
 	add(baggagev1.File_air_baggage_v1_baggage_proto)
 	add(boardv1.File_air_board_v1_board_proto)
 	for _, f := range fds.File {
+		for _, m := range f.GetMessageType() {
+			if proto.HasExtension(m.GetOptions(), mqv1.E_Topic) && w.topics != nil {
+				o := proto.GetExtension(m.GetOptions(), mqv1.E_Topic).(*mqv1.TopicOptions)
+				w.topics(o.GetName(), o)
+				proto.SetExtension(m.Options, mqv1.E_Topic, o)
+			}
+		}
 		for _, s := range f.GetService() {
 			if proto.HasExtension(s.GetOptions(), mqv1.E_Consumer) && change != nil {
 				o := proto.GetExtension(s.GetOptions(), mqv1.E_Consumer).(*mqv1.ConsumerOptions)
@@ -191,12 +239,48 @@ func (w *world) publish(topic string, first, n, origins int) {
 	}
 }
 
+// publishSized sends n flights of different origins, each of about size bytes.
+func (w *world) publishSized(topic string, n, size int) {
+	w.t.Helper()
+	var records []byte
+	for i := range n {
+		s, err := structpb.NewStruct(map[string]any{"flightId": strings.Repeat("x", size), "origin": fmt.Sprint(i)})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		raw, err := w.Compose(topic, broker.Draft{JSON: s})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		records = engine.AppendRecord(records, raw)
+	}
+	placed, err := w.Publish(w.t.Context(), []broker.Batch{{Topic: topic, Records: records}})
+	if err != nil || placed[0].Refused != nil {
+		w.t.Fatal(err, placed)
+	}
+}
+
+// publishWithID sends one message.
+func (w *world) publishWithID(topic, id string) error {
+	raw, err := w.Compose(topic, broker.Draft{JSON: new(structpb.Struct), ID: id})
+	if err != nil {
+		return err
+	}
+	placed, err := w.Publish(w.t.Context(), []broker.Batch{{Topic: topic, Records: engine.AppendRecord(nil, raw)}})
+	if err == nil && placed[0].Refused != nil {
+		return placed[0].Refused
+	}
+	return err
+}
+
 // delivery is one message as a consumer got it.
 type delivery struct {
 	id        string
 	token     []byte
 	attempt   uint32
 	partition uint32
+	priority  uint32
+	offset    int64
 }
 
 func deliveries(t *testing.T, slices []broker.Slice) (out []delivery) {
@@ -207,7 +291,8 @@ func deliveries(t *testing.T, slices []broker.Slice) (out []delivery) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := delivery{id: string(r.Payload), token: s.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], attempt: 1, partition: s.Partition}
+			d := delivery{id: string(r.Payload), token: s.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], attempt: 1, partition: s.Partition,
+				priority: s.Priority, offset: s.Offsets[i]}
 			if s.Attempts != nil {
 				d.attempt = s.Attempts[i]
 			}
@@ -219,7 +304,7 @@ func deliveries(t *testing.T, slices []broker.Slice) (out []delivery) {
 
 func (w *world) join(group, topic string, credits int) *broker.Session {
 	w.t.Helper()
-	s, err := w.Join(group, topic, "test", credits)
+	s, err := w.Join(group, topic, "test", credits, 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -264,12 +349,19 @@ func (w *world) total(group, topic string) (sum broker.ShardStatus) {
 		if p.Fault != nil {
 			w.t.Fatalf("partition %d: %v", p.Partition, p.Fault)
 		}
+		sum.Position += p.Position
+		sum.End += p.End
 		sum.Lag += p.Lag
+		sum.Stats.Parked += p.Stats.Parked
+		sum.Stats.Held += p.Stats.Held
 		sum.Stats.Leased += p.Stats.Leased
 		sum.Stats.Waiting += p.Stats.Waiting
 		sum.DeadLetters += p.DeadLetters
 		sum.Counters.Acknowledged += p.Counters.Acknowledged
 		sum.Counters.Delivered += p.Counters.Delivered
+		sum.Counters.Expired += p.Counters.Expired
+		sum.Counters.Lost += p.Counters.Lost
+		sum.Counters.RetentionLost += p.Counters.RetentionLost
 	}
 	return sum
 }

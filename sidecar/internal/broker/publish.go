@@ -4,13 +4,11 @@ import (
 	"context"
 	"iter"
 	"math/rand/v2"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
-	"github.com/typedmq/typedmq/sidecar/internal/schema"
 )
 
 // MaxBatchRecords bounds the records of one batch.
@@ -26,63 +24,70 @@ type Batch struct {
 type Placement struct {
 	Refused    *Error
 	Partitions []uint32
-	Offsets    []int64
+	// Offsets has -1 for a record that is scheduled: it gets its offset when it is due.
+	Offsets []int64
 }
 
-// Publish appends batches and returns when they are durable. A batch that is at fault is refused alone; the others are stored all or none.
-// Records of one partition keep their order. The error is about all batches that were not refused.
+// Publish appends batches and returns when they are durable. A batch that is at fault is refused alone; the others are stored all or none, records that
+// are scheduled included. Records of one partition keep their order. The error is about all batches that were not refused.
 func (b *Broker) Publish(ctx context.Context, batches []Batch) ([]Placement, error) {
 	out := make([]Placement, len(batches))
-	now := b.wall().UnixMilli()
+	now := b.wall()
 	var (
-		appends []engine.Append
-		owners  []*routed // whose part each append is
-		routes  []*routed
+		appends   []engine.Append
+		owners    []*part // which part each append is
+		routes    []*routed
+		scheduled []scheduledRecord
 	)
 	for i, batch := range batches {
-		r, err := b.route(batch)
+		r, err := b.route(batch, now)
 		if err != nil {
 			out[i].Refused = err
 			continue
 		}
 		r.out = &out[i]
 		routes = append(routes, r)
-		for p, part := range r.parts {
-			if part.count > 0 {
-				appends = append(appends, engine.Append{
-					Log: engine.LogID{Topic: r.topic.id, Partition: uint32(p)}, Records: part.records, Count: part.count, TimeMS: now,
-				})
-				owners = append(owners, r)
+		scheduled = append(scheduled, r.scheduled...)
+		levels := int(r.topic.decl.PriorityLevels)
+		for p := range r.parts {
+			if part := &r.parts[p]; part.count > 0 {
+				log := engine.LogID{Topic: r.topic.id, Partition: uint32(p / levels), Lane: uint8(p % levels)}
+				appends = append(appends, engine.Append{Log: log, Records: part.records, Count: part.count, TimeMS: now.UnixMilli()})
+				owners = append(owners, part)
 			}
 		}
 	}
-	if len(appends) == 0 {
+	if len(routes) == 0 {
 		return out, nil
 	}
-	firsts, err := b.engine.Append(ctx, appends)
+	firsts, err := b.store(ctx, appends, scheduled)
 	if err != nil {
 		return nil, Refusal(err)
 	}
 	for i, first := range firsts {
-		owners[i].parts[appends[i].Log.Partition].next = first
+		owners[i].next = first
 	}
 	for _, r := range routes {
-		r.out.Partitions = r.order
-		r.out.Offsets = make([]int64, len(r.order))
-		for i, p := range r.order {
-			r.out.Offsets[i] = int64(r.parts[p].next)
-			r.parts[p].next++
-		}
+		r.place()
 	}
 	return out, nil
 }
 
-// routed is a batch cut by partition.
+// store makes the records of one call durable, all or none.
+func (b *Broker) store(ctx context.Context, appends []engine.Append, scheduled []scheduledRecord) ([]engine.Offset, error) {
+	if len(scheduled) > 0 {
+		return b.schedule.add(ctx, scheduled, appends)
+	}
+	return b.engine.Append(ctx, appends)
+}
+
+// routed is a batch cut by log.
 type routed struct {
-	topic *topicState
-	parts []part
-	order []uint32 // the partition of each record
-	out   *Placement
+	topic     *topicState
+	parts     []part   // by partition, and within it by lane
+	order     []uint32 // the part of each record, with isScheduled set for those that are
+	scheduled []scheduledRecord
+	out       *Placement
 }
 
 type part struct {
@@ -91,13 +96,36 @@ type part struct {
 	next    engine.Offset
 }
 
+// isScheduled marks a record of a batch that does not enter the topic now.
+const isScheduled = 1 << 31
+
+// place tells where the records rest, once the parts know their offsets.
+func (r *routed) place() {
+	levels := r.topic.decl.PriorityLevels
+	r.out.Partitions = r.order
+	r.out.Offsets = make([]int64, len(r.order))
+	for i, p := range r.order {
+		if p&isScheduled != 0 {
+			r.out.Offsets[i] = int64(engine.NoOffset)
+		} else {
+			r.out.Offsets[i] = int64(r.parts[p].next)
+			r.parts[p].next++
+		}
+		if p &^= isScheduled; levels > 1 {
+			p /= levels
+		}
+		r.order[i] = p
+	}
+}
+
 // route checks a batch and cuts it. Records without a key share a partition, drawn for each batch.
-func (b *Broker) route(batch Batch) (*routed, *Error) {
+func (b *Broker) route(batch Batch, now time.Time) (*routed, *Error) {
 	t, err := b.topic(batch.Topic)
 	if err != nil {
 		return nil, err
 	}
-	r := &routed{topic: t, parts: make([]part, t.decl.Partitions)}
+	levels := t.decl.PriorityLevels
+	r := &routed{topic: t, parts: make([]part, t.decl.Partitions*levels)}
 	keyless := rand.Uint32N(t.decl.Partitions)
 	for encoding, broken := range records(batch.Records) {
 		if broken != nil {
@@ -114,10 +142,23 @@ func (b *Broker) route(batch Batch) (*routed, *Error) {
 		if len(rec.Key) > 0 {
 			p = PartitionOf(rec.Key, t.decl.Partitions)
 		}
-		part := &r.parts[p]
-		part.records = append(part.records, encoding.framed...)
-		part.count++
-		r.order = append(r.order, p)
+		at := p*levels + rec.lane()
+		if rec.DelayMS != 0 || rec.DeliverAtMS != 0 {
+			due, err := rec.due(now)
+			if err != nil {
+				return nil, err.with("index", len(r.order))
+			}
+			if due > now.UnixMilli() {
+				r.scheduled = append(r.scheduled, newScheduledRecord(engine.LogID{Topic: t.id, Partition: p, Lane: uint8(rec.lane())}, due, rec))
+				at |= isScheduled
+			}
+		}
+		if at&isScheduled == 0 {
+			part := &r.parts[at]
+			part.records = append(part.records, encoding.framed...)
+			part.count++
+		}
+		r.order = append(r.order, at)
 		if len(r.order) > MaxBatchRecords {
 			return nil, fail(BatchTooLarge, "records", "more than %d records in one batch", MaxBatchRecords).with("bound", MaxBatchRecords)
 		}
@@ -155,49 +196,4 @@ func records(b []byte) iter.Seq2[framedRecord, error] {
 			b = b[n+m:]
 		}
 	}
-}
-
-// Draft is a message as a person or a small client writes it: JSON or a payload, with key and headers where they are to differ from
-// what the schema derives.
-type Draft struct {
-	JSON    *structpb.Struct
-	Payload []byte
-	Key     []byte
-	HasKey  bool
-	Headers map[string]string
-	ID      string
-}
-
-// Compose encodes a draft as a record of the topic.
-func (b *Broker) Compose(topicName string, d Draft) ([]byte, error) {
-	t, refused := b.topic(topicName)
-	if refused != nil {
-		return nil, refused
-	}
-	payload := d.Payload
-	if d.JSON != nil {
-		m, err := t.codec.FromJSON(d.JSON)
-		if err != nil {
-			return nil, fail(SchemaMismatch, "json", "%v", err).with("message", t.decl.Message.FullName())
-		}
-		if payload, err = schema.Marshal(m); err != nil {
-			return nil, fail(SchemaMismatch, "json", "%v", err)
-		}
-	}
-	if err := t.codec.Validate(payload); err != nil {
-		return nil, fail(SchemaMismatch, "payload", "%v", err).with("message", t.decl.Message.FullName())
-	}
-	m, err := t.codec.Decode(payload)
-	if err != nil {
-		return nil, fail(SchemaMismatch, "payload", "%v", err).with("message", t.decl.Message.FullName())
-	}
-	key := t.decl.KeyOf(m)
-	if d.HasKey {
-		key = d.Key
-	}
-	headers := t.decl.HeadersOf(m)
-	for name, value := range d.Headers {
-		headers = append(headers, topic.HeaderValue{Name: name, Value: value})
-	}
-	return NewRecord(key, payload, headers, d.ID), nil
 }

@@ -33,7 +33,7 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 	case b.draining.Load():
 		return nil, fail(Draining, "", "the sidecar is shutting down")
 	}
-	s := g.newSession("pull", n, lease+wait)
+	s := g.newSession("pull", n, DefaultCreditBytes, lease+wait)
 	if served, err := g.onAll(ctx, func(sv *serving) { sv.join(s) }); served == 0 {
 		s.Close(false)
 		return nil, Refusal(err)
@@ -52,7 +52,7 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 		return nil, Refusal(ctx.Err())
 	}
 	// From here on nothing more is leased; what was leased stays so for the lease that was asked for.
-	s.credits.Store(0)
+	_ = s.SetCredits(0, 0)
 	over := b.now().Add(lease)
 	_, err := g.onAll(ctx, func(sv *serving) {
 		_ = sv.machine.Step(b.now(), dispatch.Join{Session: s.ID, Until: over, Once: true})

@@ -3,6 +3,8 @@ package broker
 import (
 	"bytes"
 	"iter"
+	"math"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -199,8 +201,12 @@ func (r Record) check(t *topicState, l Limits) *Error {
 	case r.headers > l.HeaderBytes:
 		return fail(HeadersTooLarge, "headers", "headers of %d bytes: at most %d are allowed", r.headers, l.HeaderBytes).with("bound", l.HeaderBytes)
 	case len(r.ID) > topic.MaxNameBytes || !utf8.Valid(r.ID) || bytes.ContainsFunc(r.ID, unicode.IsControl) || isPlace(r.ID):
-		return fail(BadName, "id", "id must be at most %d bytes of UTF-8 without control characters, and not of the form <partition>-<offset>",
+		return fail(BadName, "id", "id must be at most %d bytes of UTF-8 without control characters, and not of the form <partition>-<offset> or <partition>.<priority>-<offset>",
 			topic.MaxNameBytes).with("bound", topic.MaxNameBytes)
+	case r.Priority > uint64(t.decl.PriorityLevels):
+		return badPriority(t, r.Priority)
+	case r.TTLMS > maxTTLMS:
+		return badTTL(time.Duration(min(r.TTLMS, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond)
 	}
 	if r.count > 0 {
 		for name, value := range r.Headers() {
@@ -218,13 +224,21 @@ func (r Record) check(t *topicState, l Limits) *Error {
 	return nil
 }
 
+// lane is the log of its partition that the record goes to, from 0.
+func (r *Record) lane() uint32 { return uint32(max(1, r.Priority)) - 1 }
+
 // isPlace tells whether an id looks like that of a message without one.
 func isPlace(id []byte) bool {
 	partition, offset, ok := bytes.Cut(id, []byte("-"))
-	number := func(b []byte) bool {
-		return len(b) > 0 && !bytes.ContainsFunc(b, func(r rune) bool { return r < '0' || r > '9' })
+	if p, priority, has := bytes.Cut(partition, []byte(".")); has {
+		partition = p
+		ok = ok && isNumber(priority)
 	}
-	return ok && number(partition) && number(offset)
+	return ok && isNumber(partition) && isNumber(offset)
+}
+
+func isNumber(b []byte) bool {
+	return len(b) > 0 && !bytes.ContainsFunc(b, func(r rune) bool { return r < '0' || r > '9' })
 }
 
 func cleanValue(s string) bool {
@@ -249,6 +263,14 @@ func NewRecord(key, payload []byte, headers []topic.HeaderValue, id string) []by
 		b = protowire.AppendBytes(b, inner)
 	}
 	return appendField(b, recordID, []byte(id))
+}
+
+// appendNumber adds one of a record's numbers to its encoding; 0 is not set.
+func appendNumber(b []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
 }
 
 func appendField(b []byte, num protowire.Number, value []byte) []byte {

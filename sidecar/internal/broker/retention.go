@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/typedmq/typedmq/internal/topic"
@@ -32,10 +33,9 @@ func (b *Broker) retain(ctx context.Context) {
 
 func (b *Broker) retainTopic(ctx context.Context, t *topicState) {
 	oldest := b.wall().Add(-t.decl.Retention).UnixMilli()
-	for p := range t.decl.Partitions {
-		log := engine.LogID{Topic: t.id, Partition: p}
-		if err := b.retainLog(ctx, log, oldest); err != nil && ctx.Err() == nil {
-			b.log.Warn("delete old messages", "topic", t.decl.Name, "partition", p, "error", err)
+	for _, log := range t.logs() {
+		if err := errors.Join(b.retainLog(ctx, log, oldest), b.noteTrim(ctx, t, log)); err != nil && ctx.Err() == nil {
+			b.log.Warn("delete old messages", "topic", t.decl.Name, "log", log, "error", err)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"hash/maphash"
 	"time"
 
-	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
@@ -17,66 +16,78 @@ const (
 	roundsPerTurn = 16
 )
 
-// serving is a shard while it owns its partition: the machine and what the shell keeps beside it. It belongs to the shard's goroutine.
+// serving is a shard while it owns its partition: the machines of its lanes and what the shell keeps beside them. It belongs to the shard's
+// goroutine.
 type serving struct {
 	*shard
 	broker  *Broker
 	claim   claimed
 	store   engine.Shard
-	machine *dispatch.Partition
-	chunks  chunkCache
+	lanes   []*lane // the lowest priority first
+	machine *dispatch.Lanes
+	readies []dispatch.Ready // by lane, of this round
+	grants  dispatch.Grant   // the present one, kept for reuse
 
 	sessions map[dispatch.SessionID]*joined
 	order    []*joined // the sessions in the order in which this partition prefers them
 
 	extra   []engine.Write // written with the next commit
-	moved   map[int64]bool // offsets of dead letters that extra redrives or discards
+	moved   map[int64]bool // numbers of dead letters (laneNumber) that extra redrives or discards
 	buried  int64          // dead letters that the commit under way stores
+	renewed int64          // those among them that replace an older one of the same message
 	pending []task         // whose effects are not durable yet
 	counted Counters
 	dead    int64 // dead letters that are stored
 
-	trimmed   engine.Offset
 	flushAt   dispatch.Instant // when unsaved changes are saved, 0 if there are none
 	stopTimer func() bool
-	unwatch   func()
 }
 
 // joined is a session as one partition knows it.
 type joined struct {
 	*Session
-	leases int   // that its outstanding count includes for this partition
-	heard  int64 // the end of its leases that the machine knows from heartbeats
-	rank   uint64
+	leases  int    // that its budget counts as unsettled for this partition
+	bytes   int64  // of them
+	suspect bool   // the one that its budget counts is of this partition
+	freed   uint64 // the budget's, when this partition leased last
+	heard   int64  // the end of its leases that the machine knows from heartbeats
+	rank    uint64
 }
 
 // Counters count what happened since the partition was claimed.
 type Counters struct {
 	Delivered, Acknowledged, Skipped, Filtered, Retried, DeadLettered, ExpiredLeases, Redriven, Discarded int64
 	FilterErrors                                                                                          int64
+	// Expired counts messages that were not worth a delivery any more, whether they became dead letters or not.
+	Expired int64
+	// Lost counts leases whose consumer vanished.
+	Lost int64
+	// RetentionLost counts messages that retention deleted before the group settled them.
+	RetentionLost int64
+	// DeadLettersExpired counts dead letters that were deleted after their retention.
+	DeadLettersExpired int64
 }
 
 func newServing(ctx context.Context, s *shard, got claimed, store engine.Shard) (*serving, error) {
 	sv := &serving{shard: s, broker: s.group.broker, claim: got, store: store, sessions: make(map[dispatch.SessionID]*joined), moved: make(map[int64]bool)}
 	now := sv.broker.now()
-	snap, dead, err := loadState(ctx, store, sv.broker.wall(), now, sv.keyHash)
+	saved, dead, err := sv.loadState(ctx, now)
 	if err != nil {
 		return nil, err
 	}
 	sv.dead = dead
-	// The head is saved when the floor moves: until then the group stands where it began.
-	snap.Floor = max(snap.Floor, dispatch.Offset(s.group.policy.Load().starts[s.partition]))
-	bounds, err := sv.broker.engine.Bounds(ctx, s.log)
-	if err != nil {
-		return nil, err
+	machines := make([]*dispatch.Partition, len(saved))
+	for i := range saved {
+		l, err := sv.openLane(ctx, uint8(i), saved[i], now)
+		if err != nil {
+			sv.stop()
+			return nil, err
+		}
+		sv.lanes = append(sv.lanes, l)
+		machines[i] = l.machine
 	}
-	sv.trimmed = bounds.Begin
-	s.end.Store(int64(bounds.End))
-	sv.machine = dispatch.New(s.group.machineConfig(got.claim.Epoch, s.partition), snap, now)
-	sv.unwatch = sv.broker.engine.Watch(s.log, func(end engine.Offset) {
-		s.end.Store(int64(end))
-		s.signal()
-	})
+	sv.machine = dispatch.NewLanes(machines...)
+	sv.readies = make([]dispatch.Ready, len(machines))
 	return sv, nil
 }
 
@@ -86,7 +97,7 @@ func (sv *serving) serve(ctx context.Context) error {
 		sv.join(s)
 	}
 	decl := sv.group.policy.Load().decl // it may have been replaced before calls were let in
-	sv.machine.Reconfigure(policyOf(decl))
+	sv.reconfigure(policyOf(decl))
 	sv.signal()
 	for {
 		select {
@@ -104,12 +115,14 @@ func (sv *serving) serve(ctx context.Context) error {
 
 // stop ends what serve left running.
 func (sv *serving) stop() {
-	sv.unwatch()
+	for _, l := range sv.lanes {
+		l.unwatch()
+	}
 	if sv.stopTimer != nil {
 		sv.stopTimer()
 	}
-	for _, j := range sv.sessions {
-		j.give(j.leases)
+	for _, j := range sv.order {
+		j.settled(0, 0, false)
 	}
 }
 
@@ -118,10 +131,10 @@ func (sv *serving) finish() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	sv.step(sv.takeCalls())
-	for _, j := range sv.sessions {
+	for _, j := range sv.order {
 		_ = sv.machine.Step(sv.broker.now(), dispatch.Leave{Session: j.ID})
 	}
-	if err := sv.commit(ctx, sv.machine.Ready(true).Save); err != nil {
+	if err := sv.commit(ctx, sv.ready(true)); err != nil {
 		return err
 	}
 	sv.answer()
@@ -141,7 +154,7 @@ func (sv *serving) turn(ctx context.Context) error {
 	sv.hear()
 	sv.step(sv.takeCalls())
 	now := sv.broker.now()
-	_ = sv.machine.Step(now, dispatch.Grown{End: dispatch.Offset(sv.end.Load())})
+	sv.grow(now)
 	_ = sv.machine.Step(now, dispatch.Tick{})
 	for round := 0; ; round++ {
 		fetched, err := sv.fetch(ctx)
@@ -152,12 +165,14 @@ func (sv *serving) turn(ctx context.Context) error {
 		if !sv.broker.clock.Now().Before(sv.broker.cluster.Deadline()) {
 			return errLeaseOver
 		}
-		ready := sv.machine.Ready(sv.flushDue())
-		if err := sv.commit(ctx, ready.Save); err != nil {
+		ready := sv.ready(sv.flushDue())
+		if err := sv.commit(ctx, ready); err != nil {
 			return err
 		}
-		if err := sv.deliver(ctx, ready.Deliver); err != nil {
-			return err
+		for i := len(ready) - 1; i >= 0; i-- { // what is urgent first
+			if err := sv.deliver(ctx, sv.lanes[i], ready[i].Deliver); err != nil {
+				return err
+			}
 		}
 		sv.answer()
 		if !fetched && !granted {
@@ -169,9 +184,32 @@ func (sv *serving) turn(ctx context.Context) error {
 		}
 	}
 	sv.settleAccounts()
+	sv.letGo()
 	sv.trim(ctx)
 	sv.setTimer()
 	return nil
+}
+
+// grow tells the machines how far their logs go.
+func (sv *serving) grow(now dispatch.Instant) {
+	for _, l := range sv.lanes {
+		_ = l.machine.Step(now, dispatch.Grown{End: dispatch.Offset(l.end.Load())})
+	}
+}
+
+// reconfigure replaces the policy of the machines.
+func (sv *serving) reconfigure(p dispatch.Policy) {
+	for _, l := range sv.lanes {
+		l.machine.Reconfigure(p)
+	}
+}
+
+// ready takes the work of each lane. It is valid until the next step of its machine.
+func (sv *serving) ready(flush bool) []dispatch.Ready {
+	for i, l := range sv.lanes {
+		sv.readies[i] = l.machine.Ready(flush)
+	}
+	return sv.readies
 }
 
 // step runs calls. What they change is made durable, and they are answered, by the next commit.
@@ -208,6 +246,11 @@ func (sv *serving) setTimer() {
 			at, ok = sv.flushAt, true
 		}
 	}
+	for _, l := range sv.lanes {
+		if l.trimAt != 0 && !l.machine.Dirty() && (!ok || l.trimAt < at) { // what is dirty is saved first
+			at, ok = l.trimAt, true
+		}
+	}
 	if sv.stopTimer != nil {
 		sv.stopTimer()
 		sv.stopTimer = nil
@@ -217,20 +260,30 @@ func (sv *serving) setTimer() {
 	}
 }
 
-// commit makes a save durable, with whatever calls want to be written beside it.
-func (sv *serving) commit(ctx context.Context, save dispatch.Save) error {
-	if save.Needed || len(sv.extra) > 0 {
-		sv.buried = 0
-		writes, err := sv.encode(ctx, save)
-		if err != nil {
+// commit makes the saves of all lanes durable at once, with whatever calls want to be written beside them.
+func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
+	needed := len(sv.extra) > 0
+	for i := range ready {
+		needed = needed || ready[i].Save.Needed
+	}
+	if needed {
+		sv.buried, sv.renewed = 0, 0
+		writes := sv.extra // before the saves, which may go on from it: a redriven message can be settled already
+		for i := range ready {
+			var err error
+			if writes, err = sv.encode(ctx, writes, sv.lanes[i], &ready[i].Save); err != nil {
+				return err
+			}
+		}
+		if _, err := sv.store.Commit(ctx, engine.Batch{Writes: writes}); err != nil {
 			return err
 		}
-		if _, err := sv.store.Commit(ctx, engine.Batch{Writes: append(writes, sv.extra...)}); err != nil {
-			return err
+		if !sv.machine.Dirty() { // another lane's changes may still wait for their second
+			sv.flushAt = 0
 		}
-		sv.flushAt = 0
-		sv.extra = sv.extra[:0]
-		sv.dead += sv.buried
+		clear(writes)
+		sv.extra = writes[:0]
+		sv.dead += sv.buried - sv.renewed
 		sv.counted.DeadLettered += sv.buried
 		clear(sv.moved)
 	}
@@ -243,20 +296,6 @@ func (sv *serving) answer() {
 		t.finish(nil)
 	}
 	sv.pending = sv.pending[:0]
-}
-
-// trim deletes from a queue's log what its group has settled.
-func (sv *serving) trim(ctx context.Context) {
-	const every = 1024
-	floor := engine.Offset(sv.machine.Position())
-	if sv.group.topic.decl.Delivery != topic.Queue || floor-sv.trimmed < every || sv.machine.Dirty() {
-		return
-	}
-	if err := sv.broker.engine.Trim(ctx, sv.log, floor); err != nil {
-		sv.broker.log.Warn("trim a queue", "log", sv.log, "before", floor, "error", err)
-		return
-	}
-	sv.trimmed = floor
 }
 
 // keyHash is the gate that a key goes through.
@@ -294,10 +333,10 @@ func (sv *serving) join(s *Session) {
 // longer than a lease.
 func (sv *serving) hear() {
 	now := sv.broker.now()
-	for id, j := range sv.sessions {
+	for _, j := range sv.order {
 		if until := j.until.Load(); until > j.heard {
 			j.heard = until
-			_ = sv.machine.Step(now, dispatch.Heartbeat{Session: id, Until: dispatch.Instant(until)})
+			_ = sv.machine.Step(now, dispatch.Heartbeat{Session: j.ID, Until: dispatch.Instant(until)})
 		}
 	}
 }
@@ -307,7 +346,7 @@ func (sv *serving) leave(s *Session, crashed bool) {
 	for _, slice := range s.unsent(sv.partition) {
 		for raw := slice.Tokens; len(raw) > 0; raw = raw[TokenSize:] {
 			if t, ok := sv.group.tokens.read(raw[:TokenSize]); ok {
-				_ = sv.machine.Step(now, dispatch.Release{Token: t.Token})
+				_ = sv.lanes[t.Lane].machine.Step(now, dispatch.Release{Token: t.Token})
 			}
 		}
 	}
@@ -328,21 +367,19 @@ func (sv *serving) forget(id dispatch.SessionID) {
 			break
 		}
 	}
-	j.give(j.leases)
+	j.settled(0, 0, false)
 }
 
 // settleAccounts returns the credits of leases that are over, and ends sessions that were not heard of.
 func (sv *serving) settleAccounts() {
-	for id, j := range sv.sessions {
-		leases, _, known := sv.machine.Leases(id)
+	for i := len(sv.order) - 1; i >= 0; i-- { // from the end: forget closes the gap
+		j := sv.order[i]
+		leases, bytes, known := sv.machine.Leases(j.ID)
 		if !known {
-			sv.forget(id)
+			sv.forget(j.ID)
 			j.end(fail(SessionLost, "", "nothing was heard of the consumer for %v", j.Lease))
 			continue
 		}
-		if over := j.leases - leases; over > 0 {
-			j.leases = leases
-			j.give(over)
-		}
+		j.settled(leases, bytes, j.suspect && sv.machine.Suspect(j.ID))
 	}
 }

@@ -10,19 +10,21 @@ import (
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 )
 
-// MaxCredits bounds the messages that may be unsettled at one consumer.
-const MaxCredits = 65_536
-
 // Slice is a run of deliveries of one partition, ready to be sent. Lists are parallel to the records.
 type Slice struct {
 	Partition uint32
-	AppendMS  int64
-	Offsets   []int64
+	// Priority is the level of all its records, from 1, the lowest, or 0 in a topic without priorities.
+	Priority uint32
+	AppendMS int64
+	Offsets  []int64
 	// Attempts is empty if all are first attempts.
 	Attempts []uint32
 	Tokens   []byte // TokenSize each
 	Records  []byte // encoding of a RecordSet
 }
+
+// Lane is the lane of the slice's records.
+func (s Slice) Lane() uint8 { return uint8(max(s.Priority, 1) - 1) }
 
 // Session is a consumer's presence in a group. It lives from Join to Close, or until nothing was heard of it for the group's lease.
 type Session struct {
@@ -31,9 +33,8 @@ type Session struct {
 	Lease  time.Duration
 	group  *group
 
-	credits     atomic.Int64 // messages that may be unsettled here
-	outstanding atomic.Int64 // messages that are, or that a shard is about to lease
-	until       atomic.Int64 // end of its leases as heartbeats put it; a shard looks at it before it does anything else
+	budget budget
+	until  atomic.Int64 // end of its leases as heartbeats put it; a shard looks at it before it does anything else
 
 	mu struct {
 		sync.Mutex
@@ -47,19 +48,23 @@ type Session struct {
 	once sync.Once
 }
 
-// Join adds a consumer to a group.
-func (b *Broker) Join(groupName, topicName, client string, credits int) (*Session, error) {
+// Join adds a consumer to a group, at which up to credits messages, and about creditBytes bytes of records, may be unsettled at a time:
+// a message is leased if it fits, or if the consumer has no other. creditBytes of 0 is DefaultCreditBytes.
+func (b *Broker) Join(groupName, topicName, client string, credits int, creditBytes int64) (*Session, error) {
 	g, refused := b.group(groupName, topicName)
 	if refused != nil {
 		return nil, refused
 	}
-	if credits < 0 || credits > MaxCredits {
-		return nil, fail(BadCredits, "credits", "%d credits: must be 0 to %d", credits, MaxCredits).with("bound", MaxCredits)
+	if err := checkCredits(credits, creditBytes); err != nil {
+		return nil, err
+	}
+	if creditBytes == 0 {
+		creditBytes = DefaultCreditBytes
 	}
 	if b.draining.Load() {
 		return nil, fail(Draining, "", "the sidecar is shutting down")
 	}
-	s := g.newSession(client, credits, g.lease())
+	s := g.newSession(client, credits, creditBytes, g.lease())
 	s.group.eachShard(task{do: func(sv *serving) { sv.join(s) }})
 	if b.draining.Load() { // since the look above: Drain may have missed the session
 		s.drain()
@@ -67,12 +72,12 @@ func (b *Broker) Join(groupName, topicName, client string, credits int) (*Sessio
 	return s, nil
 }
 
-func (g *group) newSession(client string, credits int, lease time.Duration) *Session {
+func (g *group) newSession(client string, credits int, creditBytes int64, lease time.Duration) *Session {
 	s := &Session{
 		ID: dispatch.SessionID(g.broker.lastID.Add(1)), Client: client, Lease: lease, group: g,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-	s.credits.Store(int64(credits))
+	s.budget.messages, s.budget.bytes = int64(credits), creditBytes
 	g.mu.Lock()
 	g.mu.sessions[s.ID] = s
 	g.mu.Unlock()
@@ -91,16 +96,6 @@ func (s *Session) Heartbeat() {
 	s.mu.alive = true
 	s.mu.Unlock()
 	s.signal()
-}
-
-// SetCredits changes how many messages may be unsettled here.
-func (s *Session) SetCredits(n int) error {
-	if n < 0 || n > MaxCredits {
-		return fail(BadCredits, "credits", "%d credits: must be 0 to %d", n, MaxCredits).with("bound", MaxCredits)
-	}
-	s.credits.Store(int64(n))
-	s.group.creditsFree()
-	return nil
 }
 
 // News is what a session has to tell its consumer.
@@ -208,36 +203,6 @@ func (s *Session) signal() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
-	}
-}
-
-// take reserves up to n credits.
-func (s *Session) take(n int) int {
-	if s.group.broker.draining.Load() {
-		return 0
-	}
-	select {
-	case <-s.gone:
-		return 0
-	default:
-	}
-	for {
-		out := s.outstanding.Load()
-		free := min(int64(n), s.credits.Load()-out)
-		if free <= 0 {
-			return 0
-		}
-		if s.outstanding.CompareAndSwap(out, out+free) {
-			return int(free)
-		}
-	}
-}
-
-// give returns credits.
-func (s *Session) give(n int) {
-	if n > 0 {
-		s.outstanding.Add(int64(-n))
-		s.group.creditsFree()
 	}
 }
 

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,8 +70,8 @@ func (b *Broker) Settle(ctx context.Context, groupName, topicName string, acks [
 	for ; len(acks) > 0; acks = acks[TokenSize:] {
 		raw := acks[:TokenSize:TokenSize]
 		if t, ok := call.read(raw, "acks"); ok {
-			part := call.part(t.Partition)
-			part.acks.Tokens = append(part.acks.Tokens, t.Token)
+			acks := &call.part(t.Partition).acks[t.Lane]
+			acks.Tokens = append(acks.Tokens, t.Token)
 		}
 	}
 	for _, s := range others {
@@ -82,7 +84,7 @@ func (b *Broker) Settle(ctx context.Context, groupName, topicName string, acks [
 			continue
 		}
 		part := call.part(t.Partition)
-		part.others = append(part.others, tokenSettlement{t.Token, s})
+		part.others = append(part.others, tokenSettlement{t, s})
 	}
 	if err := call.run(ctx); err != nil {
 		return nil, err
@@ -113,20 +115,20 @@ type settleCall struct {
 }
 
 type settlePart struct {
-	acks    dispatch.Ack
+	acks    []dispatch.Ack // by lane
 	others  []tokenSettlement
 	refused []SettleRefusal // written in the shard's goroutine until it is done
 	err     error
 }
 
 type tokenSettlement struct {
-	token dispatch.Token
+	token Token
 	Settlement
 }
 
 func (c *settleCall) read(raw []byte, field string) (Token, bool) {
 	t, ok := c.group.tokens.read(raw)
-	if !ok || int(t.Partition) >= len(c.group.shards) {
+	if !ok || int(t.Partition) >= len(c.group.shards) || int(t.Lane) >= c.group.levels() {
 		c.refusals = append(c.refusals, SettleRefusal{raw, fail(BadToken, field, "the token was not made by this group's sidecar, or is damaged")})
 		return t, false
 	}
@@ -135,7 +137,7 @@ func (c *settleCall) read(raw []byte, field string) (Token, bool) {
 
 func (c *settleCall) part(p uint32) *settlePart {
 	if c.parts[p] == nil {
-		c.parts[p] = new(settlePart)
+		c.parts[p] = &settlePart{acks: make([]dispatch.Ack, c.group.levels())}
 	}
 	return c.parts[p]
 }
@@ -143,7 +145,9 @@ func (c *settleCall) part(p uint32) *settlePart {
 // run lets every shard settle its part and waits for all of them.
 func (c *settleCall) run(ctx context.Context) error {
 	var all sync.WaitGroup
-	for p, part := range c.parts {
+	partitions := slices.Sorted(maps.Keys(c.parts))
+	for _, p := range partitions {
+		part := c.parts[p]
 		all.Add(1)
 		c.group.shards[p].call(task{
 			do:   func(sv *serving) { part.settle(sv) },
@@ -157,7 +161,8 @@ func (c *settleCall) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return Refusal(ctx.Err())
 	}
-	for p, part := range c.parts {
+	for _, p := range partitions {
+		part := c.parts[p]
 		if part.err != nil {
 			c.refuseAll(p, part)
 			continue
@@ -170,8 +175,10 @@ func (c *settleCall) run(ctx context.Context) error {
 // refuseAll says of every token of a partition that its shard could not settle it.
 func (c *settleCall) refuseAll(p uint32, part *settlePart) {
 	why := Refusal(part.err)
-	for _, t := range part.acks.Tokens {
-		c.refusals = append(c.refusals, SettleRefusal{c.group.tokens.append(nil, Token{t, p}), why})
+	for lane, acks := range part.acks {
+		for _, t := range acks.Tokens {
+			c.refusals = append(c.refusals, SettleRefusal{c.group.tokens.append(nil, Token{t, p, uint8(lane)}), why})
+		}
 	}
 	for _, s := range part.others {
 		c.refusals = append(c.refusals, SettleRefusal{s.Settlement.Token, why})
@@ -181,11 +188,15 @@ func (c *settleCall) refuseAll(p uint32, part *settlePart) {
 // settle steps the machine. It runs in the shard's goroutine.
 func (part *settlePart) settle(sv *serving) {
 	now := sv.broker.now()
-	if n := len(part.acks.Tokens); n > 0 {
-		_ = sv.machine.Step(now, &part.acks)
-		sv.counted.Acknowledged += int64(n - len(part.acks.Refused))
-		for _, t := range part.acks.Refused {
-			part.refused = append(part.refused, SettleRefusal{sv.group.tokens.append(nil, Token{t, sv.partition}), leaseLost()})
+	for i := range part.acks {
+		acks := &part.acks[i]
+		if len(acks.Tokens) == 0 {
+			continue
+		}
+		_ = sv.lanes[i].machine.Step(now, acks)
+		sv.counted.Acknowledged += int64(len(acks.Tokens) - len(acks.Refused))
+		for _, t := range acks.Refused {
+			part.refused = append(part.refused, SettleRefusal{sv.group.tokens.append(nil, Token{t, sv.partition, uint8(i)}), leaseLost()})
 		}
 	}
 	for _, s := range part.others {
@@ -201,8 +212,9 @@ func leaseLost() *Error {
 
 // settleOne steps the machine by one outcome that is not a plain acknowledgement.
 func (sv *serving) settleOne(now dispatch.Instant, s tokenSettlement) error {
+	machine, token := sv.lanes[s.token.Lane].machine, s.token.Token
 	step := func(ev dispatch.Event, count *int64) error {
-		err := sv.machine.Step(now, ev)
+		err := machine.Step(now, ev)
 		if err == nil && count != nil {
 			*count++
 		}
@@ -214,20 +226,20 @@ func (sv *serving) settleOne(now dispatch.Instant, s tokenSettlement) error {
 		if !s.HasAfter {
 			after = -1
 		}
-		return step(dispatch.Nack{Token: s.token, Error: s.Error, After: after}, &sv.counted.Retried)
+		return step(dispatch.Nack{Token: token, Error: s.Error, After: after}, &sv.counted.Retried)
 	case Rejected:
-		return step(dispatch.Reject{Token: s.token, Error: s.Error, Reason: dispatch.Permanent}, nil)
+		return step(dispatch.Reject{Token: token, Error: s.Error, Reason: dispatch.Permanent}, nil)
 	case Undecodable:
-		return step(dispatch.Reject{Token: s.token, Error: s.Error, Reason: dispatch.Undecodable}, nil)
+		return step(dispatch.Reject{Token: token, Error: s.Error, Reason: dispatch.Undecodable}, nil)
 	case Snoozed:
-		return step(dispatch.Snooze{Token: s.token, Delay: s.After}, nil)
+		return step(dispatch.Snooze{Token: token, Delay: s.After}, nil)
 	case Released:
-		return step(dispatch.Release{Token: s.token}, nil)
+		return step(dispatch.Release{Token: token}, nil)
 	case Extended:
-		return step(dispatch.Extend{Token: s.token, Until: now.Add(s.After)}, nil)
+		return step(dispatch.Extend{Token: token, Until: now.Add(s.After)}, nil)
 	}
-	ack := dispatch.Ack{Tokens: []dispatch.Token{s.token}}
-	_ = sv.machine.Step(now, &ack)
+	ack := dispatch.Ack{Tokens: []dispatch.Token{token}}
+	_ = machine.Step(now, &ack)
 	if len(ack.Refused) > 0 {
 		return dispatch.ErrLeaseLost
 	}

@@ -20,13 +20,11 @@ const (
 type shard struct {
 	group     *group
 	partition uint32
-	log       engine.LogID
 	id        engine.ShardID
 
 	tried  chan struct{} // closed once the shard has served or failed to
 	wake   chan struct{} // holds a token when there is something to do
 	hungry atomic.Bool   // has messages and nobody to lease them to
-	end    atomic.Int64  // of the log, durable
 
 	mu struct {
 		sync.Mutex
@@ -54,8 +52,7 @@ func (t task) finish(err error) {
 func newShard(g *group, partition uint32) *shard {
 	return &shard{
 		group: g, partition: partition, wake: make(chan struct{}, 1), tried: make(chan struct{}),
-		log: engine.LogID{Topic: g.topic.id, Partition: partition},
-		id:  engine.ShardID{Group: g.name, Topic: g.topic.id, Partition: partition},
+		id: engine.ShardID{Group: g.name, Topic: g.topic.id, Partition: partition},
 	}
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"sort"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -18,7 +19,7 @@ type TopicStatus struct {
 	Bounds   []PartitionStatus
 }
 
-// PartitionStatus is what a log holds, or why it does not serve.
+// PartitionStatus is what a partition holds, or why it does not serve. In a topic with priorities Begin and End are sums over its levels.
 type PartitionStatus struct {
 	Begin, End int64
 	Fault      error
@@ -52,8 +53,14 @@ func (b *Broker) topicStatus(ctx context.Context, t *topicState) TopicStatus {
 		st.Groups = append(st.Groups, g.name)
 	}
 	for p := range t.decl.Partitions {
-		bounds, err := b.engine.Bounds(ctx, engine.LogID{Topic: t.id, Partition: p})
-		st.Bounds = append(st.Bounds, PartitionStatus{Begin: int64(bounds.Begin), End: int64(bounds.End), Fault: err})
+		var sum PartitionStatus
+		for lane := range t.levels() {
+			bounds, err := b.engine.Bounds(ctx, engine.LogID{Topic: t.id, Partition: p, Lane: uint8(lane)})
+			sum.Begin += int64(bounds.Begin)
+			sum.End += int64(bounds.End)
+			sum.Fault = errors.Join(sum.Fault, err)
+		}
+		st.Bounds = append(st.Bounds, sum)
 	}
 	return st
 }
@@ -66,12 +73,6 @@ func (b *Broker) groupsBy(name, topicName string) []*group {
 			out = append(out, g)
 		}
 	}
-	sort.Slice(out, func(i, j int) bool {
-		if out[i].name != out[j].name {
-			return out[i].name < out[j].name
-		}
-		return out[i].topic.decl.Name < out[j].topic.decl.Name
-	})
 	return out
 }
 
@@ -112,10 +113,12 @@ func (b *Broker) JSON(topicName string, payload []byte) (*structpb.Struct, error
 type GroupStatus struct {
 	Group, Topic string
 	Consumers    int
-	Partitions   []ShardStatus
+	// Paused says that nothing is leased.
+	Paused     bool
+	Partitions []ShardStatus
 }
 
-// ShardStatus is where a group stands in a partition.
+// ShardStatus is where a group stands in a partition. In a topic with priorities, Position, End, Lag and Stats are sums over its levels.
 type ShardStatus struct {
 	Partition     uint32
 	Position, End int64
@@ -138,7 +141,8 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 	}
 	var out []GroupStatus
 	for _, g := range b.groupsBy(name, topicName) {
-		st := GroupStatus{Group: g.name, Topic: g.topic.decl.Name, Consumers: len(g.allSessions()), Partitions: make([]ShardStatus, len(g.shards))}
+		st := GroupStatus{Group: g.name, Topic: g.topic.decl.Name, Consumers: len(g.allSessions()), Paused: g.policy.Load().paused,
+			Partitions: make([]ShardStatus, len(g.shards))}
 		for p := range st.Partitions {
 			st.Partitions[p] = ShardStatus{Partition: uint32(p), Fault: errNotServing}
 		}
@@ -154,10 +158,26 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 }
 
 func (sv *serving) status() ShardStatus {
-	_ = sv.machine.Step(sv.broker.now(), dispatch.Grown{End: dispatch.Offset(sv.end.Load())})
-	sv.counted.ExpiredLeases = sv.machine.Tally().LeasesExpired
-	return ShardStatus{
-		Partition: sv.partition, Position: int64(sv.machine.Position()), End: sv.end.Load(), Lag: sv.machine.Lag(),
-		Stats: sv.machine.Stats(), DeadLetters: sv.dead, Counters: sv.counted, Epoch: uint64(sv.claim.claim.Epoch),
+	sv.grow(sv.broker.now())
+	st := ShardStatus{Partition: sv.partition, DeadLetters: sv.dead, Counters: sv.counted, Epoch: uint64(sv.claim.claim.Epoch)}
+	for _, l := range sv.lanes {
+		st.Position += int64(l.machine.Position())
+		st.End += l.end.Load()
+		st.Lag += l.machine.Lag()
+		st.addStats(l.machine.Stats())
+		tally := l.machine.Tally()
+		st.Counters.ExpiredLeases += tally.LeasesExpired
+		st.Counters.Expired += tally.Expired
+		st.Counters.Lost += tally.Losses
 	}
+	return st
+}
+
+func (st *ShardStatus) addStats(s dispatch.Stats) {
+	st.Stats.Ready += s.Ready
+	st.Stats.Leased += s.Leased
+	st.Stats.Waiting += s.Waiting
+	st.Stats.Parked += s.Parked
+	st.Stats.SettledAbove += s.SettledAbove
+	st.Stats.Held += s.Held
 }

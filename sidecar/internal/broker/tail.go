@@ -17,9 +17,11 @@ type TailOptions struct {
 // Tailed is a message as Tail finds it.
 type Tailed struct {
 	Partition uint32
-	Offset    int64
-	AppendMS  int64
-	Record    Record
+	// Lane is the priority level, from 0.
+	Lane     uint8
+	Offset   int64
+	AppendMS int64
+	Record   Record
 }
 
 // Tail reads a topic without a group: nothing is leased, no position moves. It calls yield with messages in order within each partition, until
@@ -30,10 +32,10 @@ func (b *Broker) Tail(ctx context.Context, o TailOptions, yield func([]Tailed) b
 		return refused
 	}
 	grown := make(chan struct{}, 1)
-	next := make([]engine.Offset, t.decl.Partitions)
-	stop := make([]engine.Offset, t.decl.Partitions)
-	for p := range next {
-		log := engine.LogID{Topic: t.id, Partition: uint32(p)}
+	logs := t.logs()
+	next := make([]engine.Offset, len(logs))
+	stop := make([]engine.Offset, len(logs))
+	for p, log := range logs {
 		cancel := b.engine.Watch(log, func(engine.Offset) {
 			select {
 			case grown <- struct{}{}:
@@ -55,7 +57,7 @@ func (b *Broker) Tail(ctx context.Context, o TailOptions, yield func([]Tailed) b
 			if o.StopAtEnd && next[p] >= stop[p] {
 				continue
 			}
-			more, err := b.tailPartition(ctx, t, uint32(p), &next[p], yield)
+			more, err := b.tailLog(ctx, logs[p], &next[p], yield)
 			if err != nil || !more {
 				return err
 			}
@@ -88,10 +90,10 @@ func reached(next, stop []engine.Offset) bool {
 	return true
 }
 
-// tailPartition reads one partition to its present end.
-func (b *Broker) tailPartition(ctx context.Context, t *topicState, p uint32, next *engine.Offset, yield func([]Tailed) bool) (more bool, err error) {
+// tailLog reads one log to its present end.
+func (b *Broker) tailLog(ctx context.Context, log engine.LogID, next *engine.Offset, yield func([]Tailed) bool) (more bool, err error) {
 	for {
-		chunks, err := b.engine.Read(ctx, engine.LogID{Topic: t.id, Partition: p}, *next, fetchBytes)
+		chunks, err := b.engine.Read(ctx, log, *next, fetchBytes)
 		if err != nil {
 			return false, Refusal(err)
 		}
@@ -108,7 +110,7 @@ func (b *Broker) tailPartition(ctx context.Context, t *topicState, p uint32, nex
 				if err != nil {
 					return false, Refusal(err)
 				}
-				batch = append(batch, Tailed{Partition: p, Offset: int64(offset), AppendMS: c.TimeMS, Record: r})
+				batch = append(batch, Tailed{Partition: log.Partition, Lane: log.Lane, Offset: int64(offset), AppendMS: c.TimeMS, Record: r})
 				*next = offset + 1
 			}
 		}

@@ -10,15 +10,19 @@ import (
 // TokenSize is the length of a lease token on the wire.
 const TokenSize = 32
 
-// Token is a lease as clients see it: the machine's token, the partition, and a tag that only this store's sidecar can make, so that a
+// Token is a lease as clients see it: the machine's token, the lane and the partition, and a tag that only this store's sidecar can make, so that a
 // damaged or invented token is told from a stale one. The tag is no defence against an attacker: whoever reaches
 // the socket may consume anyway.
 //
-//	epoch 8 | offset 8 | lease 4 | partition 4 | tag 8, little-endian
+//	epoch 8 | offset 8 | lease 4 | partition 3 | lane 1 | tag 8, little-endian
 type Token struct {
 	dispatch.Token
-	Partition uint32
+	Partition uint32 // below 1<<24
+	Lane      uint8
 }
+
+// place is the partition and the lane as one number.
+func (t Token) place() uint32 { return uint32(t.Lane)<<24 | t.Partition }
 
 // tokens makes and reads the tokens of a group in a topic.
 type tokens struct{ secret uint64 }
@@ -36,7 +40,7 @@ func (k tokens) append(dst []byte, t Token) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, t.Epoch)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(t.Offset))
 	dst = binary.LittleEndian.AppendUint32(dst, t.Lease)
-	dst = binary.LittleEndian.AppendUint32(dst, t.Partition)
+	dst = binary.LittleEndian.AppendUint32(dst, t.place())
 	return binary.LittleEndian.AppendUint64(dst, k.tag(t))
 }
 
@@ -48,14 +52,15 @@ func (k tokens) read(b []byte) (t Token, ok bool) {
 	t.Epoch = binary.LittleEndian.Uint64(b)
 	t.Offset = dispatch.Offset(binary.LittleEndian.Uint64(b[8:]))
 	t.Lease = binary.LittleEndian.Uint32(b[16:])
-	t.Partition = binary.LittleEndian.Uint32(b[20:])
+	place := binary.LittleEndian.Uint32(b[20:])
+	t.Partition, t.Lane = place&(1<<24-1), uint8(place>>24)
 	return t, binary.LittleEndian.Uint64(b[24:]) == k.tag(t)
 }
 
 func (k tokens) tag(t Token) uint64 {
 	h := scramble(k.secret ^ t.Epoch)
 	h = scramble(h ^ uint64(t.Offset))
-	return scramble(h^uint64(t.Lease)<<32^uint64(t.Partition)) ^ k.secret
+	return scramble(h^uint64(t.Lease)<<32^uint64(t.place())) ^ k.secret
 }
 
 // scramble is the finaliser of MurmurHash3 (Appleby, public domain).

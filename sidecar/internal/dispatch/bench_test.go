@@ -51,3 +51,34 @@ func BenchmarkLeaseAck(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBacklog measures lease and ack of a message with 1 M messages of 10,000 keys known to the machine.
+func BenchmarkBacklog(b *testing.B) {
+	const size = 1 << 20
+	for b.Loop() {
+		b.StopTimer()
+		p := New(Config{
+			Epoch: 1, Lookahead: size, MaxUnsettled: size, Policy: Policy{Retry: Retry{MaxAttempts: 8, Initial: time.Second, Max: time.Minute, Coefficient: 2}},
+		}, Snapshot{}, 0)
+		_ = p.Step(0, Join{Session: 1})
+		msgs := make([]Message, size)
+		for i := range msgs {
+			msgs[i] = Message{Offset: Offset(i), Key: 1 + mix(uint64(i))%10_000}
+		}
+		_ = p.Step(0, &Fetched{Messages: msgs, Next: size})
+		b.StartTimer()
+		g, a := &Grant{Session: 1}, &Ack{}
+		for p.Position() < size {
+			g.Messages, g.Used = 256, 0
+			_ = p.Step(0, g)
+			r := p.Ready(false)
+			a.Tokens = a.Tokens[:0]
+			for _, d := range r.Deliver {
+				a.Tokens = append(a.Tokens, Token{Epoch: 1, Offset: d.Offset, Lease: d.Lease})
+			}
+			_ = p.Step(0, a)
+			p.Ready(false)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/size, "ns/message")
+}

@@ -16,7 +16,9 @@
 package dispatch
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -34,6 +36,12 @@ type Offset int64
 
 // none is no message's offset.
 const none Offset = -1
+
+// maxWindow bounds how far the position may trail what was fetched, in offsets: what is settled in between is remembered in blocks.
+const maxWindow = 1 << 26
+
+// suspicious is how many sessions have to vanish with a message before it is leased on its own.
+const suspicious = 2
 
 // SessionID names a consumer's presence, unique for the life of the Partition. 0 is nobody.
 type SessionID uint64
@@ -89,13 +97,13 @@ type Config struct {
 	Epoch    uint64 // of the owner, part of every token
 	Ordering Ordering
 	Policy
-	// MaxLosses bounds how many sessions may vanish with a message before it becomes a dead letter, ≥ 1.
+	// MaxLosses bounds how many sessions may vanish with a message before it becomes a dead letter, 0 for no bound.
 	MaxLosses uint32
 	// Lookahead bounds the messages that are fetched and were never leased, ≥ 1.
 	Lookahead int
 	// MaxUnsettled bounds the messages that are known and not settled, ≥ Lookahead.
 	MaxUnsettled int
-	// MaxParked bounds the messages that wait behind another of their key, ≥ 1.
+	// MaxParked bounds the messages that wait behind another of their key, 0 for no bound: with so many nothing more is fetched.
 	MaxParked int
 	// JitterSeed varies the jitter between partitions and owners.
 	JitterSeed uint64
@@ -111,13 +119,18 @@ type Partition struct {
 	end    Offset // of the log, as far as known
 
 	pages          pages
+	held           map[Offset]uint64 // dead letters that hold their key
+	heldKeys       map[uint64]int    // how many dead letters hold a key
 	redriven       map[Offset]*entry // dead letters given back, whatever the floor
 	failures       map[Offset]*failure
 	gates          map[uint64]gate
 	again          queue // ready for another time: retries, released, unparked
+	suspects       queue // the same, of messages that several sessions vanished with
 	timers         timers
 	extended       map[Offset]Instant // ends of leases that were extended on their own
 	redrivenLeases uint32             // leases of redriven messages so far
+	leaseBase      uint32             // leases before the last seek had numbers up to this
+	leaseMax       uint32             // the greatest number of a lease so far
 	tally          Tally
 	sessions       []*session
 	restored       map[int64]Bitmap // settled blocks of the snapshot that were not fetched yet
@@ -138,6 +151,8 @@ func New(cfg Config, snap Snapshot, now Instant) *Partition {
 		cursor:   snap.Floor,
 		end:      snap.Floor,
 		pages:    newPages(snap.Floor),
+		held:     make(map[Offset]uint64, len(snap.Held)),
+		heldKeys: make(map[uint64]int, len(snap.Held)),
 		redriven: make(map[Offset]*entry),
 		failures: make(map[Offset]*failure, len(snap.Failures)),
 		gates:    make(map[uint64]gate),
@@ -148,12 +163,16 @@ func New(cfg Config, snap Snapshot, now Instant) *Partition {
 		p.restored[b.Index] = b.Settled
 	}
 	for _, f := range snap.Failures {
-		p.failures[f.Offset] = &failure{attempts: f.Attempts, first: f.FirstError, last: f.LastError, due: f.Due, wait: f.Wait}
+		p.failures[f.Offset] = &failure{attempts: f.Attempts, losses: f.Losses, first: f.FirstError, last: f.LastError, due: f.Due, wait: f.Wait}
 	}
-	for _, m := range snap.Redriven {
-		p.redrive(now, m)
+	for _, m := range snap.Held {
+		p.hold(m.Offset, p.gateKey(m.Key))
 	}
-	p.dirty, p.urgent, p.moved = false, false, false
+	for _, m := range slices.SortedFunc(slices.Values(snap.Redriven), func(a, b Message) int { return cmp.Compare(a.Offset, b.Offset) }) {
+		p.redrive(m)
+	}
+	p.urgent, p.moved = false, false
+	p.dirty = len(p.pending.Save.DropRedriven) > 0
 	return p
 }
 
@@ -176,7 +195,7 @@ func (p *Partition) apply(now Instant, ev Event) error {
 	case Join:
 		p.join(ev)
 	case Leave:
-		return p.leave(now, ev)
+		return p.leave(ev)
 	case Heartbeat:
 		return p.heartbeat(ev)
 	case *Grant:
@@ -195,8 +214,14 @@ func (p *Partition) apply(now Instant, ev Event) error {
 		return p.extend(ev)
 	case Redrive:
 		for _, m := range ev.Messages {
-			p.redrive(now, m)
+			p.redrive(m)
 		}
+	case Discard:
+		for _, o := range ev.Offsets {
+			p.discard(o)
+		}
+	case Seek:
+		p.seek(now, ev.To)
 	case Tick:
 	default:
 		panic(fmt.Sprintf("dispatch: unknown event %T", ev))
@@ -209,12 +234,18 @@ func (p *Partition) Want() (from Offset, n int) {
 	if p.cursor >= p.end || len(p.sessions) == 0 {
 		return p.cursor, 0
 	}
-	n = min(p.cfg.Lookahead-int(p.cursor-p.fresh), p.cfg.MaxUnsettled-p.count.unsettled())
+	if p.cfg.MaxParked > 0 && p.count.Parked >= p.cfg.MaxParked || p.cursor-p.floor >= maxWindow {
+		return p.cursor, 0
+	}
+	n = min(p.cfg.Lookahead-int(p.cursor-p.fresh), p.cfg.MaxUnsettled-p.count.unsettled(), int(maxWindow-(p.cursor-p.floor)))
 	return p.cursor, max(0, n)
 }
 
 // Backlog is how many messages a Grant could lease, at most: some of them may prove to be held back by their key.
-func (p *Partition) Backlog() int { return p.again.len() + int(p.cursor-p.fresh) }
+func (p *Partition) Backlog() int { return p.again.len() + p.suspects.len() + int(p.cursor-p.fresh) }
+
+// Suspects is how many of the backlog need a Grant with Suspect.
+func (p *Partition) Suspects() int { return p.suspects.len() }
 
 // Wake is the earliest instant at which a Tick can matter, if there is one.
 func (p *Partition) Wake() (Instant, bool) {
@@ -237,6 +268,12 @@ func (p *Partition) Leases(id SessionID) (n int, size int64, known bool) {
 		return 0, 0, false
 	}
 	return s.leases, s.size, true
+}
+
+// Suspect tells whether a session has leased a message that needed a Grant with Suspect.
+func (p *Partition) Suspect(id SessionID) bool {
+	s, err := p.session(id)
+	return err == nil && s.suspects > 0
 }
 
 // Reconfigure replaces the policy. It holds for what happens from now on: keys that are held stay so.

@@ -38,15 +38,22 @@ type Heartbeat struct {
 	Until   Instant
 }
 
-// Grant lets the machine lease up to Messages messages to a session now, of up to Bytes together. Used and UsedBytes tell what it did.
+// Grant lets the machine lease up to Messages messages to a session now, of up to Bytes together. The fields below Oversize tell what it did.
 type Grant struct {
 	Session  SessionID
 	Messages int
-	Bytes    int64
+	Bytes    int64 // 0 for no bound
+	// Suspect lets one of the messages be one that several sessions vanished with. The caller sets it for one Grant at a time in all of the
+	// session's partitions, so that the next loss tells which message it is.
+	Suspect bool
 	// Oversize lets the first message exceed Bytes, so that a session that has nothing can get a large one too.
 	Oversize  bool
 	Used      int
 	UsedBytes int64
+	// UsedSuspect says that such a message was leased.
+	UsedSuspect bool
+	// Full says that a message was left behind because it did not fit.
+	Full bool
 }
 
 // Ack settles messages. Refused lists the tokens that no lease goes with.

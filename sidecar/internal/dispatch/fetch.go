@@ -16,25 +16,20 @@ func (p *Partition) fetched(ev *Fetched) {
 
 // see takes the message at the cursor in.
 func (p *Partition) see(m Message) {
-	pg := p.page(m.Offset)
-	e := &pg.entries[m.Offset%BlockSize]
-	e.key, e.next = m.Key, none
-	if p.cfg.Ordering == PerPartition {
-		e.key = 1 // one gate for all
-	} else if p.cfg.Ordering == Unordered {
-		e.key = NoKey
-	}
+	s := p.page(m.Offset)
+	e := &s.page.entries[m.Offset%BlockSize]
+	e.key, e.size, e.expires, e.lease, e.next = p.gateKey(m.Key), m.Size, m.Expires, p.leaseBase, none
 	was := p.wasSettled(m.Offset)
 	p.forward()
 	if was {
 		e.state = settled
 		p.count.SettledAbove++
-		p.freeIfDone(pg)
+		p.thin(s)
 		return
 	}
 	_, e.failed = p.failures[m.Offset]
 	e.state = ready
-	pg.live++
+	s.live++
 	p.count.Ready++
 	if m.Filtered {
 		p.settle(m.Offset, e)
@@ -61,12 +56,12 @@ func (p *Partition) gap(to Offset) {
 		return
 	}
 	for p.cursor < to {
-		pg := p.page(p.cursor)
-		pg.entries[p.cursor%BlockSize].state = settled
-		p.pages.mark(pg)
+		s := p.page(p.cursor)
+		s.page.entries[p.cursor%BlockSize].state = settled
+		p.pages.mark(s, s.page.index)
 		p.count.SettledAbove++
 		p.forward()
-		p.freeIfDone(pg)
+		p.thin(s)
 	}
 	p.changed(false)
 }
@@ -79,15 +74,15 @@ func (p *Partition) forward() {
 	}
 }
 
-// page returns the page of an offset at the cursor, noting what the snapshot says of it.
-func (p *Partition) page(o Offset) *page {
-	pg := p.pages.extend(o)
-	if index := int64(o) / BlockSize; len(p.restored) > 0 {
-		if _, ok := p.restored[index]; ok {
-			p.pages.at(index).saved = true
+// page returns the slot, with a page, of an offset at the cursor, noting what the snapshot says of it.
+func (p *Partition) page(o Offset) *slot {
+	s := p.pages.extend(o)
+	if len(p.restored) > 0 {
+		if _, ok := p.restored[int64(o)/BlockSize]; ok {
+			s.saved = true
 		}
 	}
-	return pg
+	return s
 }
 
 // wasSettled tells what the snapshot says of an offset.

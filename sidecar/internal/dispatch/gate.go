@@ -1,23 +1,83 @@
 package dispatch
 
-// gate is the order of one key: the message that goes first, and those that wait behind it, oldest first.
+// gate is the order of one key: the message that goes first, and those that wait behind it, oldest first. It has no holder
+// while a dead letter holds the key.
 type gate struct{ holder, head, tail Offset }
+
+// gateKey is the gate that a message of a key goes through.
+func (p *Partition) gateKey(key uint64) uint64 {
+	switch p.cfg.Ordering {
+	case PerPartition:
+		return 1 // one gate for all
+	case Unordered:
+		return NoKey
+	}
+	return key
+}
 
 // admit tells whether a message may be leased as far as its key is concerned. If so it holds the key's gate;
 // if not it is parked behind the gate.
 func (p *Partition) admit(o Offset, e *entry) bool {
-	if e.key == NoKey || e.reserved {
+	if e.key == NoKey {
 		return true
+	}
+	if e.reserved {
+		return !p.yield(o, e)
 	}
 	g, busy := p.gates[e.key]
 	if !busy {
-		p.gates[e.key] = gate{holder: o, head: none, tail: none}
+		g = gate{holder: none, head: none, tail: none}
+	}
+	if g.holder == none && (e.redriven || !p.isHeld(e.key)) {
+		g.holder = o
 		e.reserved = true
+		p.gates[e.key] = g
 		return true
+	}
+	if e.redriven && g.holder != none {
+		p.giveWay(o, e, &g)
+		if e.reserved {
+			return true
+		}
 	}
 	p.park(o, e, &g)
 	p.gates[e.key] = g
 	return false
+}
+
+// yield parks a message that holds its key's gate if an older one that was redriven has come meanwhile.
+func (p *Partition) yield(o Offset, e *entry) bool {
+	if len(p.redriven) == 0 {
+		return false
+	}
+	g := p.gates[e.key]
+	if g.head == none || g.head > o || !p.find(g.head).redriven {
+		return false
+	}
+	e.reserved = false
+	p.pass(e.key)
+	g = p.gates[e.key]
+	p.park(o, e, &g)
+	p.gates[e.key] = g
+	return true
+}
+
+// giveWay takes the gate from a later message that is not leased, for an older one that was redriven.
+func (p *Partition) giveWay(o Offset, e *entry, g *gate) {
+	h := p.find(g.holder)
+	if h.state == leased || g.holder < o {
+		return
+	}
+	if h.state == waiting { // it goes on waiting when its turn comes
+		p.count.Waiting--
+		p.count.Ready++
+		h.state = ready
+	}
+	later := g.holder
+	h.reserved = false
+	g.holder, e.reserved = o, true
+	p.park(later, h, g)
+	p.gates[e.key] = *g
 }
 
 // park puts a ready message behind a gate: at the end, or by its offset if it is redriven and so older than others.
@@ -49,20 +109,65 @@ func (p *Partition) openGate(e *entry) {
 		return
 	}
 	e.reserved = false
-	g := p.gates[e.key]
+	p.pass(e.key)
+}
+
+// pass gives a gate that nobody holds any more to the first in its line, unless a dead letter holds the key: then only a message that
+// is redriven may go.
+func (p *Partition) pass(key uint64) {
+	g := p.gates[key]
 	if g.head == none {
-		delete(p.gates, e.key)
+		delete(p.gates, key)
 		return
 	}
 	o := g.head
 	next := p.find(o)
+	if p.isHeld(key) && !next.redriven {
+		g.holder = none
+		p.gates[key] = g
+		return
+	}
 	g.holder, g.head = o, next.next
 	if g.head == none {
 		g.tail = none
 	}
-	p.gates[e.key] = g
+	p.gates[key] = g
 	p.count.Parked--
 	p.count.Ready++
 	next.state, next.next, next.reserved = ready, none, true
-	p.again.push(o)
+	p.queueOf(o, next).push(o)
+}
+
+// isHeld tells whether a dead letter holds a key.
+func (p *Partition) isHeld(key uint64) bool { return len(p.heldKeys) > 0 && p.heldKeys[key] > 0 }
+
+// hold lets a dead letter hold its key.
+func (p *Partition) hold(o Offset, key uint64) {
+	if _, already := p.held[o]; already || key == NoKey {
+		return
+	}
+	p.held[o] = key
+	p.heldKeys[key]++
+	p.count.Held++
+}
+
+// letGo ends that a dead letter holds its key. The gate stays as it is.
+func (p *Partition) letGo(o Offset) (key uint64, held bool) {
+	if key, held = p.held[o]; !held {
+		return NoKey, false
+	}
+	delete(p.held, o)
+	if p.heldKeys[key]--; p.heldKeys[key] == 0 {
+		delete(p.heldKeys, key)
+	}
+	p.count.Held--
+	return key, true
+}
+
+// discard forgets a dead letter.
+func (p *Partition) discard(o Offset) {
+	key, held := p.letGo(o)
+	if g, waiting := p.gates[key]; held && waiting && g.holder == none {
+		p.pass(key)
+	}
 }

@@ -22,7 +22,7 @@ func (l *Lanes) Lane(i int) *Partition { return l.lanes[i] }
 // Len is the number of lanes.
 func (l *Lanes) Len() int { return len(l.lanes) }
 
-// Step applies an event that concerns all lanes alike: Join, Leave, Heartbeat, Tick or Discard.
+// Step applies an event that concerns all lanes alike: Join, Leave, Heartbeat or Tick.
 // Error: ErrUnknownSession if no lane knows the session.
 func (l *Lanes) Step(now Instant, ev Event) error {
 	err := ErrUnknownSession
@@ -36,48 +36,68 @@ func (l *Lanes) Step(now Instant, ev Event) error {
 
 // Grant leases ready messages to a session, the highest lane first. Error: ErrUnknownSession.
 func (l *Lanes) Grant(now Instant, g *Grant) error {
-	known := false
-	for i := len(l.lanes) - 1; i >= 0; i-- {
-		for low := range l.lanes[:i] { // a lane that was passed over often enough gets one message
-			if l.passed[low] >= MaxPassed {
-				_ = l.grant(now, low, g, 1)
-				l.passed[low] = 0
-			}
-		}
-		most := g.Messages
-		for low := range l.lanes[:i] {
-			if l.lanes[low].Backlog() > 0 {
-				most = min(most, MaxPassed-l.passed[low])
-			}
-		}
+	err := ErrUnknownSession
+	for lane := len(l.lanes) - 1; lane >= 0 && !g.Full; {
+		l.grantPassed(now, g, lane)
+		most := l.most(lane, g.Messages-g.Used)
 		used := g.Used
-		if l.grant(now, i, g, most) == nil {
-			known = true
+		if l.grant(now, lane, g, most) == nil {
+			err = nil
 		}
-		given := g.Used - used
-		for low := range l.lanes[:i] {
-			if l.lanes[low].Backlog() == 0 {
-				l.passed[low] = 0
-			} else {
-				l.passed[low] += given
-			}
-		}
-		if given == most && given > 0 && g.Used < g.Messages {
-			i++ // a lower lane has its turn, then this one goes on
+		l.pass(lane, g.Used-used)
+		if g.Used-used < most || g.Used == g.Messages {
+			lane-- // it has nothing left that can go
 		}
 	}
-	if !known {
-		return ErrUnknownSession
+	return err
+}
+
+// grantPassed leases one message of each lane below one that was passed over for long enough.
+func (l *Lanes) grantPassed(now Instant, g *Grant, lane int) {
+	for low := lane - 1; low >= 0; low-- {
+		if l.passed[low] >= MaxPassed && g.Used < g.Messages {
+			_ = l.grant(now, low, g, 1)
+			l.passed[low] = 0
+		}
 	}
-	return nil
+}
+
+// most is how many messages of a lane may go before a lower one has its turn.
+func (l *Lanes) most(lane, n int) int {
+	for low := range lane {
+		if l.lanes[low].Backlog() > 0 {
+			n = min(n, MaxPassed-l.passed[low])
+		}
+	}
+	return max(n, 0)
+}
+
+// pass counts n messages of a lane that went before those of the lower ones.
+func (l *Lanes) pass(lane, n int) {
+	for low := range lane {
+		if l.lanes[low].Backlog() == 0 {
+			l.passed[low] = 0
+		} else {
+			l.passed[low] += n
+		}
+	}
 }
 
 // grant leases up to n messages of one lane, within what is left of the grant.
 func (l *Lanes) grant(now Instant, lane int, g *Grant, n int) error {
-	part := Grant{Session: g.Session, Messages: min(n, g.Messages-g.Used), Bytes: g.Bytes - g.UsedBytes, Oversize: g.Oversize && g.Used == 0}
+	part := Grant{
+		Session: g.Session, Messages: min(n, g.Messages-g.Used), Suspect: g.Suspect && !g.UsedSuspect, Oversize: g.Oversize && g.Used == 0,
+	}
+	if g.Bytes > 0 {
+		if part.Bytes = g.Bytes - g.UsedBytes; part.Bytes <= 0 {
+			part.Bytes, g.Full = 1, true // only what weighs nothing, or the first
+		}
+	}
 	err := l.lanes[lane].Step(now, &part)
 	g.Used += part.Used
 	g.UsedBytes += part.UsedBytes
+	g.UsedSuspect = g.UsedSuspect || part.UsedSuspect
+	g.Full = g.Full || part.Full
 	return err
 }
 
@@ -87,6 +107,24 @@ func (l *Lanes) Backlog() (n int) {
 		n += p.Backlog()
 	}
 	return n
+}
+
+// Suspects is how many of the backlog need a Grant with Suspect.
+func (l *Lanes) Suspects() (n int) {
+	for _, p := range l.lanes {
+		n += p.Suspects()
+	}
+	return n
+}
+
+// Suspect tells whether a session has leased a message that needed a Grant with Suspect.
+func (l *Lanes) Suspect(id SessionID) bool {
+	for _, p := range l.lanes {
+		if p.Suspect(id) {
+			return true
+		}
+	}
+	return false
 }
 
 // Leases is how many messages a session has leased, what they weigh, and whether any lane knows the session.

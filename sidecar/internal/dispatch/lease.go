@@ -2,11 +2,12 @@ package dispatch
 
 // session is a consumer's presence.
 type session struct {
-	id     SessionID
-	until  Instant // end of its leases, 0 for never
-	leases int
-	size   int64 // of what is leased
-	once   bool
+	id       SessionID
+	until    Instant // end of its leases, 0 for never
+	leases   int
+	size     int64 // of what is leased
+	suspects int   // of what is leased
+	once     bool
 }
 
 func (p *Partition) session(id SessionID) (*session, error) {
@@ -38,14 +39,14 @@ func (p *Partition) heartbeat(ev Heartbeat) error {
 }
 
 // leave ends every lease of a session.
-func (p *Partition) leave(now Instant, ev Leave) error {
+func (p *Partition) leave(ev Leave) error {
 	s, err := p.session(ev.Session)
 	if err != nil {
 		return err
 	}
 	p.eachLease(s.id, true, func(o Offset, e *entry) {
 		if ev.Crashed {
-			p.attempted(now, o, e, "consumer disconnected", 0)
+			p.lose(o, e)
 		} else {
 			p.requeue(o, e)
 		}
@@ -74,15 +75,11 @@ func (p *Partition) eachLease(id SessionID, extended bool, visit func(Offset, *e
 		}
 	}
 	for i := p.pages.head; i < len(p.pages.slots); i++ {
-		pg := p.pages.slots[i].page
-		if pg == nil || pg.live == 0 {
-			continue
-		}
-		for j := range pg.entries {
-			if e := &pg.entries[j]; e.state == leased && e.session == id && (extended || !e.extended) {
-				held = append(held, Offset(pg.index*BlockSize+int64(j)))
+		p.pages.slots[i].each(func(o Offset, e *entry) {
+			if e.state == leased && e.session == id && (extended || !e.extended) {
+				held = append(held, o)
 			}
-		}
+		})
 	}
 	sortOffsets(held)
 	for _, o := range held {
@@ -96,47 +93,83 @@ func (p *Partition) grant(now Instant, ev *Grant) error {
 	if err != nil {
 		return err
 	}
+	suspect := ev.Suspect
 	for ev.Used < ev.Messages {
-		o, e := p.next(now)
+		o, e := p.next(now, suspect)
 		if e == nil {
 			break
 		}
+		if size := int64(e.size); ev.Bytes > 0 && ev.UsedBytes+size > ev.Bytes && !(ev.Oversize && ev.Used == 0) {
+			p.queueOf(o, e).pushFront(o)
+			ev.Full = true
+			break
+		}
+		if p.isSuspect(o, e) {
+			s.suspects++
+			e.suspect, ev.UsedSuspect, suspect = true, true, false
+		}
 		p.lease(s, o, e)
 		ev.Used++
+		ev.UsedBytes += int64(e.size)
 	}
+	p.advance() // over what has expired
 	return nil
 }
 
-// next takes the message that goes next, or nil: those that are ready again before those that were never considered.
-func (p *Partition) next(now Instant) (Offset, *entry) {
+// next takes the message that goes next, or nil: suspects if one may go, then those that are ready again, then those that were never considered.
+func (p *Partition) next(now Instant, suspect bool) (Offset, *entry) {
+	for suspect && p.suspects.len() > 0 {
+		if o, e := p.consider(now, p.suspects.pop()); e != nil {
+			return o, e
+		}
+	}
 	for p.again.len() > 0 {
-		o := p.again.pop()
-		if e := p.find(o); e != nil && e.state == ready && p.mayGo(now, o, e) {
+		if o, e := p.consider(now, p.again.pop()); e != nil {
 			return o, e
 		}
 	}
 	for p.fresh < p.cursor {
 		s := p.pages.at(int64(p.fresh) / BlockSize)
-		if s == nil || s.page == nil {
+		if s == nil || s.page == nil { // all settled, or sparse and considered
 			p.fresh = min(p.cursor, (p.fresh/BlockSize+1)*BlockSize)
 			continue
 		}
 		end := min(p.cursor, Offset(s.page.index+1)*BlockSize)
-		for p.fresh < end {
-			o := p.fresh
+		for o := p.fresh; o < end; {
 			e := &s.page.entries[o%BlockSize]
-			p.fresh++
-			if e.state == ready && p.mayGo(now, o, e) {
-				return o, e
+			o++
+			p.fresh = o
+			if e.state != ready {
+				continue
+			}
+			switch {
+			case !p.mayGo(now, o-1, e):
+				end = o // the page may have gone with the message
+			case !suspect && p.isSuspect(o-1, e):
+				p.suspects.push(o - 1)
+			default:
+				return o - 1, e
 			}
 		}
 	}
 	return none, nil
 }
 
-// mayGo tells whether a ready message may be leased now; otherwise it is parked or waits.
+// consider tells whether a message of a queue may be leased now. It may have changed its state since it was put there.
+func (p *Partition) consider(now Instant, o Offset) (Offset, *entry) {
+	if e := p.find(o); e != nil && e.state == ready && p.mayGo(now, o, e) {
+		return o, e
+	}
+	return none, nil
+}
+
+// mayGo tells whether a ready message may be leased now; otherwise it is parked, waits, or has expired.
 func (p *Partition) mayGo(now Instant, o Offset, e *entry) bool {
 	if !p.admit(o, e) {
+		return false
+	}
+	if e.expires != 0 && e.expires <= now {
+		p.expireMessage(o, e)
 		return false
 	}
 	if e.failed {
@@ -148,14 +181,41 @@ func (p *Partition) mayGo(now Instant, o Offset, e *entry) bool {
 	return true
 }
 
+// isSuspect tells whether a message is leased on its own.
+func (p *Partition) isSuspect(o Offset, e *entry) bool {
+	return e.failed && p.failures[o].losses >= suspicious
+}
+
+// queueOf is the queue that a message waits in when it is ready again.
+func (p *Partition) queueOf(o Offset, e *entry) *queue {
+	if p.isSuspect(o, e) {
+		return &p.suspects
+	}
+	return &p.again
+}
+
+// expireMessage settles a message that is no longer worth a delivery.
+func (p *Partition) expireMessage(o Offset, e *entry) {
+	p.tally.Expired++
+	if p.cfg.BuryExpired {
+		p.bury(o, e, p.known(o), Expired)
+		return
+	}
+	p.settle(o, e)
+	p.changed(false)
+}
+
 func (p *Partition) lease(s *session, o Offset, e *entry) {
 	p.count.Ready--
 	p.count.Leased++
 	s.leases++
+	s.size += int64(e.size)
 	e.state, e.session, e.extended = leased, s.id, false
 	if e.lease++; e.redriven { // numbers of their own, so that no token of the message's first life fits
 		p.redrivenLeases++
 		e.lease = 1<<31 | p.redrivenLeases
+	} else {
+		p.leaseMax = max(p.leaseMax, e.lease)
 	}
 	d := Delivery{Session: s.id, Offset: o, Lease: e.lease, Attempt: 1, Redriven: e.redriven}
 	if e.failed {
@@ -177,7 +237,7 @@ func (p *Partition) requeue(o Offset, e *entry) {
 	p.leaveState(o, e)
 	p.count.Ready++
 	e.state = ready
-	p.again.push(o)
+	p.queueOf(o, e).push(o)
 }
 
 func (p *Partition) extend(ev Extend) error {
@@ -207,9 +267,14 @@ func (p *Partition) leaveState(o Offset, e *entry) {
 		}
 		if s, err := p.session(e.session); err == nil {
 			s.leases--
+			s.size -= int64(e.size)
+			if e.suspect {
+				s.suspects--
+			}
 			if s.once && s.leases == 0 {
 				p.forget(s.id)
 			}
 		}
+		e.suspect = false
 	}
 }

@@ -12,6 +12,8 @@ func (b *Bitmap) Has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
 // Set sets bit i.
 func (b *Bitmap) Set(i int) { b[i/64] |= 1 << (i % 64) }
 
+func (b *Bitmap) clear(i int) { b[i/64] &^= 1 << (i % 64) }
+
 // state is where a message stands.
 type state uint8
 
@@ -29,7 +31,9 @@ type entry struct {
 	key     uint64
 	next    Offset // the message parked behind this one, or none
 	session SessionID
+	expires Instant // 0 for never
 	lease   uint32
+	size    uint32
 	state   state
 	// failed says that failures has the offset.
 	failed bool
@@ -39,20 +43,73 @@ type entry struct {
 	reserved bool
 	// redriven says that the entry is in Partition.redriven, not on a page.
 	redriven bool
+	// suspect says that its session has it as the one message that it may have of those.
+	suspect bool
+	// buried says that it was settled as a dead letter.
+	buried bool
 }
 
 // page is BlockSize entries.
 type page struct {
 	index   int64
 	entries [BlockSize]entry
-	live    int  // seen and not settled
-	dirty   bool // differs from what was saved
 }
 
-// slot is the place of a page. Without a page, every offset of a slot below the cursor is settled.
+// sparseMost is how many unsettled messages a page has at most when it is packed.
+const sparseMost = 8
+
+// packAbove is how many pages there are before any is packed: packing pays where few messages keep many pages.
+const packAbove = 64
+
+// left is an unsettled message of a page that was packed.
+type left struct {
+	offset Offset
+	entry  entry
+}
+
+// slot is the place of a page. Without a page, every offset of a slot below the cursor is settled, but for those in sparse.
 type slot struct {
-	page  *page
-	saved bool // a block was saved for it
+	page   *page
+	sparse []left // in order; no message is added to it
+	live   int    // seen and not settled
+	dirty  bool   // differs from what was saved
+	saved  bool   // a block was saved for it
+}
+
+// each visits the messages of a slot that are not settled, in order.
+func (s *slot) each(visit func(Offset, *entry)) {
+	if s.live == 0 {
+		return
+	}
+	for i := range s.sparse {
+		if s.sparse[i].entry.state != settled {
+			visit(s.sparse[i].offset, &s.sparse[i].entry)
+		}
+	}
+	if s.page == nil {
+		return
+	}
+	for i := range s.page.entries {
+		if e := &s.page.entries[i]; e.state != settled && e.state != unseen {
+			visit(Offset(s.page.index*BlockSize+int64(i)), e)
+		}
+	}
+}
+
+// firstLive returns the first offset from o on that is not settled, or end.
+func (s *slot) firstLive(o, end Offset) Offset {
+	if s.page == nil {
+		for i := range s.sparse {
+			if s.sparse[i].offset >= o && s.sparse[i].entry.state != settled {
+				return s.sparse[i].offset
+			}
+		}
+		return end
+	}
+	for o < end && s.page.entries[o%BlockSize].state == settled {
+		o++
+	}
+	return o
 }
 
 // pages are the slots from the floor's page to the cursor's, in order.
@@ -61,6 +118,7 @@ type pages struct {
 	slots []slot
 	head  int
 	dirty []int64
+	used  int // pages in slots
 	// recent keeps freed pages for a while, so that a repeated ack of a settled message is recognised, and reuses them.
 	recent [8]*page
 	turn   int
@@ -80,14 +138,22 @@ func (ps *pages) at(index int64) *slot {
 // entry returns the entry of an offset, or nil if it is settled with its page, or never seen.
 func (ps *pages) entry(o Offset) *entry {
 	s := ps.at(int64(o) / BlockSize)
-	if s == nil || s.page == nil {
+	if s == nil {
 		return nil
 	}
-	return &s.page.entries[o%BlockSize]
+	if s.page != nil {
+		return &s.page.entries[o%BlockSize]
+	}
+	for i := range s.sparse {
+		if s.sparse[i].offset == o {
+			return &s.sparse[i].entry
+		}
+	}
+	return nil
 }
 
 // extend makes slots and a page for an offset at or above the cursor.
-func (ps *pages) extend(o Offset) *page {
+func (ps *pages) extend(o Offset) *slot {
 	index := int64(o) / BlockSize
 	for ps.first+int64(len(ps.slots)-ps.head) <= index {
 		ps.slots = append(ps.slots, slot{})
@@ -97,11 +163,12 @@ func (ps *pages) extend(o Offset) *page {
 		s.page = ps.blank()
 		s.page.index = index
 	}
-	return s.page
+	return s
 }
 
 // blank returns an unused page, the one that was freed longest ago if there are enough.
 func (ps *pages) blank() *page {
+	ps.used++
 	pg := ps.recent[ps.turn]
 	if pg == nil {
 		return new(page)
@@ -116,6 +183,15 @@ func (ps *pages) free(s *slot) {
 	ps.recent[ps.turn] = s.page
 	ps.turn = (ps.turn + 1) % len(ps.recent)
 	s.page = nil
+	ps.used--
+}
+
+// pack keeps the few messages of a slot's page that are not settled, and frees the page.
+func (ps *pages) pack(s *slot) {
+	sparse := make([]left, 0, s.live)
+	s.each(func(o Offset, e *entry) { sparse = append(sparse, left{offset: o, entry: *e}) })
+	s.sparse = sparse
+	ps.free(s)
 }
 
 // freed returns the entry of a settled offset if its page was freed lately.
@@ -128,11 +204,18 @@ func (ps *pages) freed(o Offset) *entry {
 	return nil
 }
 
-// mark notes that the page differs from what was saved.
-func (ps *pages) mark(pg *page) {
-	if !pg.dirty {
-		pg.dirty = true
-		ps.dirty = append(ps.dirty, pg.index)
+// recall notes in the freed page of a settled offset how it was settled.
+func (ps *pages) recall(o Offset, e *entry) {
+	if was := ps.freed(o); was != nil {
+		*was = *e
+	}
+}
+
+// mark notes that a slot differs from what was saved.
+func (ps *pages) mark(s *slot, index int64) {
+	if !s.dirty {
+		s.dirty = true
+		ps.dirty = append(ps.dirty, index)
 	}
 }
 

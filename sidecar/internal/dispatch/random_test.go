@@ -1,217 +1,228 @@
 package dispatch
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
 )
 
-// TestRandomEvents runs random conversations, with owners that die at any moment, against a model that knows only the promises: a message is
-// leased to one at a time and in order of its key, attempts are counted and bounded, and in the end each message is settled exactly once.
-// SEEDS in the environment says how many conversations, 20 if it is not set.
+// TestRandomEvents runs random conversations, with owners that die at any moment, against a twin that knows only the promises and keeps them in
+// plain maps: a message is leased to one at a time and in order of its key, attempts and losses are counted and bounded, a dead letter that
+// holds its key is waited for, what has expired is not delivered, a seek forgets, and in the end each message is settled.
+// SEEDS in the environment says how many conversations, 30 if it is not set.
 func TestRandomEvents(t *testing.T) {
-	seeds := uint64(20)
+	seeds := uint64(30)
 	if s, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
 		seeds = s
 	}
 	for seed := range seeds {
-		t.Run("", func(t *testing.T) {
-			runRandom(t, seed)
-			if t.Failed() {
-				t.Logf("seed %d", seed)
-			}
-		})
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { newConversation(t, seed).run() })
 	}
 }
 
-// model is what must be true whatever happens.
-type model struct {
-	settled  map[Offset]bool
-	buried   map[Offset]int
-	attempts map[Offset]uint32
-	held     map[Offset]Token
-	session  map[Offset]SessionID
+// twin is what must be true of a message whatever happens.
+type twin struct {
+	Message
+	settled  bool // or passed over by a seek
+	redriven bool
+	dead     bool // there is a dead letter of it
+	holds    bool // which holds its key
+	attempts uint32
+	losses   uint32
+	lease    *Token
+	session  SessionID
+	// forgotten says that a seek or an expiry may have settled it, so that no outcome is known.
+	forgotten bool
 }
 
-func runRandom(t *testing.T, seed uint64) {
+type conversation struct {
+	*testing.T
+	rng     *rand.Rand
+	cfg     Config
+	log     []*twin // by offset
+	end     Offset
+	store   store
+	p       *Partition
+	now     Instant
+	live    []SessionID
+	last    SessionID
+	seeks   int
+	granted Grant // the last
+	calm    bool
+}
+
+func newConversation(t *testing.T, seed uint64) *conversation {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	cfg := Config{
-		Epoch: 1, Ordering: Ordering(rng.IntN(3)), Lookahead: 1 + rng.IntN(600), JitterSeed: seed,
-		Policy: Policy{Retry: Retry{MaxAttempts: uint32(1 + rng.IntN(4)), Initial: time.Millisecond, Max: 5 * time.Millisecond, Coefficient: 2, Jitter: 0.5}},
+	c := &conversation{T: t, rng: rng, store: newStore()}
+	c.cfg = Config{
+		Epoch: 1, Ordering: Ordering(rng.IntN(3)), Lookahead: 1 + rng.IntN(600), JitterSeed: seed, MaxLosses: uint32(rng.IntN(5)), MaxParked: rng.IntN(3) * 50,
+		Policy: Policy{
+			Retry:    Retry{MaxAttempts: uint32(1 + rng.IntN(4)), Initial: time.Millisecond, Max: 5 * time.Millisecond, Coefficient: 2, Jitter: 0.5},
+			HoldKey:  rng.IntN(2) == 0,
+			DropDead: rng.IntN(6) == 0, BuryExpired: rng.IntN(2) == 0,
+		},
 	}
-	cfg.MaxUnsettled = cfg.Lookahead + rng.IntN(2000)
-	const total = 700
-	m := model{settled: map[Offset]bool{}, buried: map[Offset]int{}, attempts: map[Offset]uint32{}}
-	var log []Message
+	c.cfg.MaxUnsettled = c.cfg.Lookahead + rng.IntN(2000)
 	offset := Offset(rng.IntN(3) * 100)
-	for range total {
-		msg := Message{Offset: offset, Filtered: rng.IntN(20) == 0}
+	for range 700 {
+		m := Message{Offset: offset, Filtered: rng.IntN(20) == 0, Size: uint32(rng.IntN(100))}
 		if rng.IntN(10) > 0 {
-			msg.Key = uint64(1 + rng.IntN(30))
+			m.Key = uint64(1 + rng.IntN(30))
 		}
-		log = append(log, msg)
+		if rng.IntN(20) == 0 {
+			m.Expires = Instant(1 + rng.IntN(int(2*time.Second)))
+		}
+		c.log = append(c.log, &twin{Message: m})
 		offset++
 		if rng.IntN(100) == 0 {
 			offset += Offset(rng.IntN(600))
 		}
 	}
-	end := offset
-	st := newStore()
-	now := Instant(0)
-	var p *Partition
-	next := SessionID(0)
-	var live []SessionID
-	reopen := func() {
-		cfg.Epoch++
-		p = New(cfg, st.snapshot(), now)
-		m.held, m.session, live = map[Offset]Token{}, map[Offset]SessionID{}, nil
+	c.end = offset
+	c.store.keyOf = func(o Offset) uint64 { return c.at(o).Key }
+	c.reopen()
+	return c
+}
+
+func (c *conversation) at(o Offset) *twin {
+	i, ok := slices.BinarySearchFunc(c.log, o, func(m *twin, o Offset) int { return int(m.Offset - o) })
+	if !ok {
+		c.Fatalf("offset %d was never in the log", o)
 	}
-	reopen()
-	step := func(ev Event) error { return p.Step(now, ev) }
-	anyHeld := func() (Token, bool) {
-		best, from := none, Offset(rng.IntN(int(end))) // the first at or above a seeded point
-		for o := range m.held {
-			if o >= from && (best == none || o < best) {
-				best = o
-			}
-		}
-		tok, ok := m.held[best]
-		return tok, ok
-	}
-	lose := func(o Offset, counted bool) {
-		delete(m.held, o)
-		delete(m.session, o)
-		if counted {
-			m.attempts[o]++
-		}
-	}
-	work := func(flush bool) {
-		check(t, p)
-		r := p.Ready(flush)
-		for _, b := range r.Save.Burials {
-			if m.settled[b.Offset] {
-				t.Fatalf("offset %d is buried after it was settled", b.Offset)
-			}
-			if b.Reason == AttemptsSpent && b.Attempts != cfg.Retry.MaxAttempts {
-				t.Fatalf("offset %d is buried after %d attempts of %d", b.Offset, b.Attempts, cfg.Retry.MaxAttempts)
-			}
-			m.settled[b.Offset] = true
-			m.buried[b.Offset]++
-			lose(b.Offset, false)
-		}
-		st.apply(r.Save)
-		for _, d := range r.Deliver {
-			if _, ok := m.held[d.Offset]; ok || m.settled[d.Offset] {
-				t.Fatalf("offset %d is delivered while leased or settled", d.Offset)
-			}
-			if want := m.attempts[d.Offset] + 1; d.Attempt != want || d.Attempt > cfg.Retry.MaxAttempts {
-				t.Fatalf("offset %d is delivered as attempt %d, want %d of %d", d.Offset, d.Attempt, want, cfg.Retry.MaxAttempts)
-			}
-			m.held[d.Offset] = Token{Epoch: cfg.Epoch, Offset: d.Offset, Lease: d.Lease}
-			m.session[d.Offset] = d.Session
-			checkOrder(t, cfg.Ordering, log, &m, d.Offset)
-		}
-	}
-	for i := 0; p.Position() < end; i++ {
+	return c.log[i]
+}
+
+func (c *conversation) run() {
+	for i := 0; !c.done(); i++ {
 		if i > 400_000 {
-			t.Fatalf("no end in sight: floor %d of %d, %+v", p.Position(), end, p.Stats())
+			c.Fatalf("no end in sight: floor %d of %d, %+v", c.p.Position(), c.end, c.p.Stats())
 		}
-		calm := i > 30_000 // then only what brings things to an end
-		switch n := rng.IntN(100); {
-		case n < 2 && !calm:
-			reopen()
-		case n < 6 && len(live) < 4 || len(live) == 0:
-			next++
-			live = append(live, next)
-			_ = step(Join{Session: next, Until: now.Add(ms(20 + rng.IntN(2000)))})
-		case n < 8 && !calm:
-			at := rng.IntN(len(live))
-			id := live[at]
-			live = append(live[:at], live[at+1:]...)
-			crashed := rng.IntN(2) == 0
-			if step(Leave{Session: id, Crashed: crashed}) == nil {
-				for o, s := range m.session {
-					if s == id {
-						lose(o, crashed)
-					}
-				}
-			}
-		case n < 20:
-			_ = step(Grown{End: end})
-		case n < 35:
-			if from, want := p.Want(); want > 0 {
-				_ = step(fetch(log, from, want, end))
-			}
-		case n < 60:
-			g := &Grant{Session: live[rng.IntN(len(live))], Messages: rng.IntN(50)}
-			_ = step(g)
-		case n < 85:
-			var a Ack
-			for range rng.IntN(20) {
-				if tok, ok := anyHeld(); ok && !m.settled[tok.Offset] {
-					a.Tokens = append(a.Tokens, tok)
-					m.settled[tok.Offset] = true
-					lose(tok.Offset, false)
-				}
-			}
-			if len(a.Tokens) > 0 {
-				stale := a.Tokens[0]
-				stale.Lease += 1
-				a.Tokens = append(a.Tokens, stale)
-				_ = step(&a)
-				if len(a.Refused) != 1 || a.Refused[0] != stale {
-					t.Fatalf("refused %v, want only %v", a.Refused, stale)
-				}
-			}
-		default:
-			tok, ok := anyHeld()
-			if !ok {
-				now = now.Add(time.Millisecond)
-				_ = step(Tick{})
-				break
-			}
-			var err error
-			counted := false
-			switch rng.IntN(4) {
-			case 0:
-				err = step(Nack{Token: tok, Error: "e", After: -1})
-				counted = true
-			case 1:
-				err = step(Snooze{Token: tok, Delay: ms(1)})
-			case 2:
-				err = step(Release{Token: tok})
-			case 3:
-				err = step(Reject{Token: tok, Error: "r", Reason: Permanent})
-			}
-			if err != nil {
-				t.Fatalf("token %+v: %v", tok, err)
-			}
-			lose(tok.Offset, counted)
+		c.calm = i > 20_000 // then only what brings things to an end
+		c.event()
+		for _, s := range c.p.sessions {
+			s.until = max(s.until, c.now.Add(ms(10))) // heartbeats, so that leases end only by what the twin sees
 		}
-		for _, s := range p.sessions {
-			s.until = max(s.until, now.Add(ms(10))) // heartbeats, so that leases end only by what the model sees
-		}
-		work(rng.IntN(10) == 0)
+		c.work(c.rng.IntN(10) == 0)
 	}
-	work(true)
-	for _, msg := range log {
-		if !msg.Filtered && !m.settled[msg.Offset] || msg.Filtered && m.settled[msg.Offset] {
-			t.Fatalf("offset %d: filtered=%v settled=%v", msg.Offset, msg.Filtered, m.settled[msg.Offset])
-		}
-		if m.buried[msg.Offset] > 1 {
-			t.Fatalf("offset %d was buried %d times", msg.Offset, m.buried[msg.Offset])
+	c.work(true)
+	for _, m := range c.log {
+		if !m.forgotten && !m.Filtered && !m.settled && m.Expires == 0 {
+			c.Fatalf("offset %d is not settled: %+v", m.Offset, m)
 		}
 	}
-	if len(p.failures)+len(p.gates)+len(p.extended) > 0 || len(st.failures) > 0 || len(st.blocks) > 1 {
-		t.Fatalf("left behind: %d failures, %d gates; stored %d failures, %d blocks", len(p.failures), len(p.gates), len(st.failures), len(st.blocks))
+	if p, st := c.p, c.store; len(p.failures)+len(p.gates)+len(p.extended)+len(p.held)+len(p.redriven) > 0 || len(st.failures)+len(st.redriven) > 0 || len(st.blocks) > 1 {
+		c.Fatalf("left behind: %d failures, %d gates, %d held, %d redriven; stored %d failures, %d redriven, %d blocks",
+			len(p.failures), len(p.gates), len(p.held), len(p.redriven), len(st.failures), len(st.redriven), len(st.blocks))
 	}
 }
 
-func fetch(log []Message, from Offset, n int, end Offset) *Fetched {
-	f := &Fetched{Next: end}
-	for _, m := range log {
+func (c *conversation) done() bool {
+	return c.p.Position() == c.end && len(c.p.redriven)+len(c.store.held) == 0
+}
+
+func (c *conversation) step(ev Event) error { return c.p.Step(c.now, ev) }
+
+func (c *conversation) reopen() {
+	c.cfg.Epoch++
+	c.p = New(c.cfg, c.store.snapshot(), c.now)
+	c.live = nil
+	for _, m := range c.log {
+		m.lease = nil
+	}
+}
+
+func (c *conversation) event() {
+	switch n := c.rng.IntN(200); {
+	case n < 3 && !c.calm:
+		c.reopen()
+	case n < 12 && len(c.live) < 4 || len(c.live) == 0:
+		c.last++
+		c.live = append(c.live, c.last)
+		_ = c.step(Join{Session: c.last, Until: c.now.Add(ms(20 + c.rng.IntN(2000)))})
+	case n < 16 && !c.calm:
+		c.leave()
+	case n < 17 && !c.calm && c.seeks < 5:
+		c.seek()
+	case n < 24:
+		c.exhume()
+	case n < 40:
+		_ = c.step(Grown{End: c.end})
+	case n < 70:
+		if from, want := c.p.Want(); want > 0 {
+			_ = c.step(c.fetch(from, want))
+		}
+	case n < 120:
+		c.grant()
+	case n < 170:
+		c.ack()
+	default:
+		c.fail()
+	}
+}
+
+func (c *conversation) leave() {
+	at := c.rng.IntN(len(c.live))
+	id := c.live[at]
+	c.live = slices.Delete(c.live, at, at+1)
+	crashed := c.rng.IntN(2) == 0
+	if c.step(Leave{Session: id, Crashed: crashed}) != nil {
+		return
+	}
+	for _, m := range c.log {
+		if m.lease != nil && m.session == id {
+			m.lease = nil
+			if crashed {
+				m.losses++
+			}
+		}
+	}
+}
+
+func (c *conversation) seek() {
+	c.seeks++
+	to := Offset(c.rng.IntN(int(c.end) + 1))
+	_ = c.step(Seek{To: to})
+	for _, m := range c.log {
+		m.lease = nil
+		if m.redriven && m.Offset < to {
+			continue
+		}
+		m.settled, m.redriven, m.forgotten, m.attempts, m.losses = m.Offset < to, false, true, 0, 0
+	}
+}
+
+// exhume redrives or discards a dead letter.
+func (c *conversation) exhume() {
+	var dead []*twin
+	for _, m := range c.log {
+		if m.dead {
+			dead = append(dead, m)
+		}
+	}
+	if len(dead) == 0 {
+		return
+	}
+	m := dead[c.rng.IntN(len(dead))]
+	m.dead, m.holds = false, false
+	if c.calm || c.rng.IntN(3) == 0 {
+		delete(c.store.held, m.Offset)
+		_ = c.step(Discard{Offsets: []Offset{m.Offset}})
+		return
+	}
+	c.store.redrive(m.Message)
+	_ = c.step(Redrive{Messages: []Message{m.Message}})
+	if m.settled { // otherwise the log brings it
+		m.settled, m.redriven, m.attempts, m.losses = false, true, 0, 0
+	}
+}
+
+func (c *conversation) fetch(from Offset, n int) *Fetched {
+	f := &Fetched{Next: c.end}
+	for _, m := range c.log {
 		if m.Offset < from {
 			continue
 		}
@@ -219,28 +230,219 @@ func fetch(log []Message, from Offset, n int, end Offset) *Fetched {
 			f.Next = m.Offset
 			break
 		}
-		f.Messages = append(f.Messages, m)
+		f.Messages = append(f.Messages, m.Message)
 	}
 	return f
 }
 
-// checkOrder fails if a message is leased while an earlier one of its key is not settled.
-func checkOrder(t *testing.T, o Ordering, log []Message, m *model, offset Offset) {
-	if o == Unordered {
+func (c *conversation) grant() {
+	g := Grant{Session: c.live[c.rng.IntN(len(c.live))], Messages: c.rng.IntN(50), Oversize: c.rng.IntN(2) == 0}
+	if c.rng.IntN(2) == 0 {
+		g.Bytes = int64(1 + c.rng.IntN(1000))
+	}
+	g.Suspect = !c.p.Suspect(g.Session)
+	_ = c.step(&g)
+	if g.Bytes > 0 && g.UsedBytes > g.Bytes && !(g.Oversize && g.Used == 1) {
+		c.Fatalf("grant of %d bytes gave %d in %d messages", g.Bytes, g.UsedBytes, g.Used)
+	}
+	c.granted = g
+}
+
+// leased returns a message that is leased.
+func (c *conversation) leased() *twin {
+	from := c.rng.IntN(len(c.log))
+	for i := range c.log {
+		if m := c.log[(from+i)%len(c.log)]; m.lease != nil {
+			return m
+		}
+	}
+	return nil
+}
+
+func (c *conversation) ack() {
+	var a Ack
+	for range c.rng.IntN(20) {
+		if m := c.leased(); m != nil {
+			a.Tokens = append(a.Tokens, *m.lease)
+			m.settled, m.lease, m.redriven = true, nil, false
+		}
+	}
+	if len(a.Tokens) == 0 {
 		return
 	}
-	var key uint64
-	for _, msg := range log {
-		if msg.Offset == offset {
-			key = msg.Key
+	stale := a.Tokens[0]
+	stale.Lease++
+	a.Tokens = append(a.Tokens, stale)
+	_ = c.step(&a)
+	if len(a.Refused) != 1 || a.Refused[0] != stale {
+		c.Fatalf("refused %v, want only %v", a.Refused, stale)
+	}
+}
+
+func (c *conversation) fail() {
+	m := c.leased()
+	if m == nil {
+		c.now = c.now.Add(time.Millisecond)
+		_ = c.step(Tick{})
+		return
+	}
+	tok := *m.lease
+	m.lease = nil
+	var err error
+	switch c.rng.IntN(4) {
+	case 0:
+		err = c.step(Nack{Token: tok, Error: "e", After: -1})
+		m.attempts++
+		m.losses = 0
+	case 1:
+		err = c.step(Snooze{Token: tok, Delay: ms(1)})
+		m.losses = 0
+	case 2:
+		err = c.step(Release{Token: tok})
+	case 3:
+		if err = c.step(Reject{Token: tok, Error: "r", Reason: Permanent}); c.cfg.DropDead {
+			m.settled, m.redriven = true, false
 		}
 	}
-	for _, msg := range log {
-		if msg.Offset >= offset {
-			return
+	if m.attempts == c.cfg.Retry.MaxAttempts && c.cfg.DropDead {
+		m.settled, m.redriven = true, false
+	}
+	if err != nil {
+		c.Fatalf("token %+v: %v", tok, err)
+	}
+}
+
+// work takes the machine's work and holds it against the twin.
+func (c *conversation) work(flush bool) {
+	check(c.T, c.p)
+	r := c.p.Ready(flush)
+	for _, b := range r.Save.Burials {
+		c.buried(b)
+	}
+	c.store.apply(r.Save)
+	suspects := 0
+	for _, d := range r.Deliver {
+		m := c.at(d.Offset)
+		if m.losses >= suspicious {
+			suspects++
 		}
-		if !msg.Filtered && !m.settled[msg.Offset] && (o == PerPartition || key != NoKey && msg.Key == key) {
-			t.Fatalf("offset %d of key %d is leased while %d is not settled", offset, key, msg.Offset)
+		c.delivered(m, d)
+	}
+	if suspects > 1 || suspects == 1 && !c.granted.UsedSuspect {
+		c.Fatalf("%d suspects in the grant %+v", suspects, c.granted)
+	}
+	if c.cfg.DropDead && c.cfg.MaxLosses > 0 {
+		for _, m := range c.log {
+			if m.losses >= c.cfg.MaxLosses && m.lease == nil && !m.settled {
+				m.settled, m.redriven = true, false
+			}
+		}
+	}
+}
+
+func (c *conversation) buried(b Burial) {
+	m := c.at(b.Offset)
+	switch {
+	case m.settled:
+		c.Fatalf("offset %d is buried after it was settled", b.Offset)
+	case m.dead && !m.forgotten:
+		c.Fatalf("offset %d is buried twice", b.Offset)
+	case b.Reason == AttemptsSpent && (b.Attempts != c.cfg.Retry.MaxAttempts || m.attempts != b.Attempts):
+		c.Fatalf("offset %d is buried after %d attempts of %d, the twin counts %d", b.Offset, b.Attempts, c.cfg.Retry.MaxAttempts, m.attempts)
+	case b.Reason == ConsumersLost && m.losses != c.cfg.MaxLosses:
+		c.Fatalf("offset %d is buried after %d losses of %d", b.Offset, m.losses, c.cfg.MaxLosses)
+	case b.Reason == Expired && (m.Expires == 0 || m.Expires > c.now):
+		c.Fatalf("offset %d has not expired", b.Offset)
+	case b.Held != (c.cfg.HoldKey && (m.Key != NoKey && c.cfg.Ordering == PerKey || c.cfg.Ordering == PerPartition)):
+		c.Fatalf("offset %d: held=%v", b.Offset, b.Held)
+	}
+	m.settled, m.dead, m.holds, m.redriven, m.lease = true, true, b.Held, false, nil
+}
+
+func (c *conversation) delivered(m *twin, d Delivery) {
+	switch {
+	case m.lease != nil || m.settled:
+		c.Fatalf("offset %d is delivered while leased or settled", d.Offset)
+	case d.Attempt != m.attempts+1 || d.Attempt > c.cfg.Retry.MaxAttempts:
+		c.Fatalf("offset %d is delivered as attempt %d, want %d of %d", d.Offset, d.Attempt, m.attempts+1, c.cfg.Retry.MaxAttempts)
+	case m.Expires != 0 && m.Expires <= c.now:
+		c.Fatalf("offset %d is delivered though it has expired", d.Offset)
+	case d.Redriven != m.redriven:
+		c.Fatalf("offset %d is delivered with redriven=%v", d.Offset, d.Redriven)
+	}
+	m.lease, m.session = &Token{Epoch: c.cfg.Epoch, Offset: d.Offset, Lease: d.Lease}, d.Session
+	for _, other := range c.log {
+		if other == m || other.Filtered || !c.together(m, other) {
+			continue
+		}
+		switch {
+		case other.lease != nil:
+			c.Fatalf("offsets %d and %d of a key are leased together", m.Offset, other.Offset)
+		case other.Offset < m.Offset && !other.settled && (other.Expires == 0 || other.Expires > c.now):
+			c.Fatalf("offset %d is leased while %d of its key is not settled", m.Offset, other.Offset)
+		case other.holds && !m.redriven:
+			c.Fatalf("offset %d is leased while the dead letter %d holds its key", m.Offset, other.Offset)
+		}
+	}
+}
+
+// together tells whether two messages are kept in order.
+func (c *conversation) together(a, b *twin) bool {
+	return c.cfg.Ordering == PerPartition || c.cfg.Ordering == PerKey && a.Key != NoKey && a.Key == b.Key
+}
+
+// TestLanesRandom holds the choice between lanes against the promise: the highest lane first, but for a turn of a lower one that was passed over.
+func TestLanesRandom(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		const lanes = 4
+		var parts []*Partition
+		for range lanes {
+			parts = append(parts, New(Config{Epoch: 1, Ordering: Unordered, Lookahead: 5000, MaxUnsettled: 10_000, Policy: Policy{Retry: Retry{MaxAttempts: 3, Max: time.Second}}}, Snapshot{}, 0))
+		}
+		l := NewLanes(parts...)
+		if err := l.Step(0, Join{Session: 1}); err != nil {
+			t.Fatal(err)
+		}
+		var end [lanes]Offset
+		passed := map[int]int{}
+		for range 300 {
+			lane := rng.IntN(lanes)
+			f := &Fetched{}
+			for range rng.IntN(400) {
+				f.Messages = append(f.Messages, Message{Offset: end[lane]})
+				end[lane]++
+			}
+			f.Next = end[lane]
+			_ = parts[lane].Step(0, f)
+			var before [lanes]int
+			for i, p := range parts {
+				before[i] = p.Backlog()
+			}
+			g := &Grant{Session: 1, Messages: rng.IntN(300)}
+			if err := l.Grant(0, g); err != nil {
+				t.Fatal(err)
+			}
+			total := 0
+			for i := lanes - 1; i >= 0; i-- {
+				n := len(parts[i].Ready(false).Deliver)
+				total += n
+				higher := 0
+				for j := i + 1; j < lanes; j++ {
+					higher += parts[j].Backlog()
+				}
+				if turns := 1 + g.Messages/MaxPassed; n > turns && higher > 0 {
+					t.Fatalf("seed %d: lane %d got %d messages while %d of higher lanes are ready", seed, i, n, higher)
+				}
+				if n > 0 || before[i] == 0 {
+					passed[i] = 0
+				} else if passed[i] += total; passed[i] > MaxPassed+lanes {
+					t.Fatalf("seed %d: lane %d was passed over by %d messages", seed, i, passed[i])
+				}
+			}
+			if all := before[0] + before[1] + before[2] + before[3]; total != g.Used || total != min(all, g.Messages) {
+				t.Fatalf("seed %d: a grant of %d used %d and delivered %d of %d", seed, g.Messages, g.Used, total, all)
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import "time"
 // failure is what is remembered of a message that was attempted or put off.
 type failure struct {
 	attempts    uint32
+	losses      uint32 // sessions that vanished with it
 	first, last string
 	due         Instant
 	wait        time.Duration
@@ -15,6 +16,7 @@ func (p *Partition) nack(now Instant, ev Nack) error {
 	if err != nil {
 		return err
 	}
+	p.survived(ev.Token.Offset, e)
 	p.attempted(now, ev.Token.Offset, e, ev.Error, ev.After)
 	return nil
 }
@@ -37,6 +39,7 @@ func (p *Partition) snooze(now Instant, ev Snooze) error {
 	if err != nil {
 		return err
 	}
+	p.survived(ev.Token.Offset, e)
 	p.putOff(now, ev.Token.Offset, e, p.failureOf(ev.Token.Offset, e), ev.Delay)
 	return nil
 }
@@ -52,6 +55,42 @@ func (p *Partition) fail(o Offset, e *entry, text string) *failure {
 	return f
 }
 
+// lose notes that a session vanished with a leased message. No attempt is counted, but a message that takes its sessions along is
+// leased on its own after some, and becomes a dead letter in the end.
+func (p *Partition) lose(o Offset, e *entry) {
+	p.tally.Losses++
+	f := p.failureOf(o, e)
+	f.losses++
+	if p.cfg.MaxLosses > 0 && f.losses >= p.cfg.MaxLosses {
+		if f.attempts == 0 {
+			f.first, f.last = vanished, vanished
+		}
+		p.bury(o, e, f, ConsumersLost)
+		return
+	}
+	p.saveFailure(o, f)
+	p.requeue(o, e)
+	p.changed(true)
+}
+
+// survived notes that a session had the message and is still there.
+func (p *Partition) survived(o Offset, e *entry) {
+	if e.failed {
+		p.failures[o].losses = 0
+	}
+}
+
+// vanished is the error of a message that never was attempted to the end.
+const vanished = "consumer vanished"
+
+// known is what is remembered of a message's attempts, nothing if there were none.
+func (p *Partition) known(o Offset) *failure {
+	if f := p.failures[o]; f != nil {
+		return f
+	}
+	return new(failure)
+}
+
 func (p *Partition) failureOf(o Offset, e *entry) *failure {
 	f := p.failures[o]
 	if f == nil {
@@ -62,7 +101,7 @@ func (p *Partition) failureOf(o Offset, e *entry) *failure {
 	return f
 }
 
-// putOff lets a leased message wait.
+// putOff lets a leased message wait. e is not valid any longer afterwards.
 func (p *Partition) putOff(now Instant, o Offset, e *entry, f *failure, wait time.Duration) {
 	f.due, f.wait = now.Add(wait), wait
 	p.saveFailure(o, f)
@@ -70,6 +109,9 @@ func (p *Partition) putOff(now Instant, o Offset, e *entry, f *failure, wait tim
 	p.count.Ready++
 	e.state = ready
 	p.wait(o, e, f.due)
+	if !e.redriven {
+		p.thin(p.pages.at(int64(o) / BlockSize))
+	}
 	p.changed(true)
 }
 
@@ -84,7 +126,7 @@ func (p *Partition) wait(o Offset, e *entry, due Instant) {
 // saveFailure puts a failure into the pending save. A later one of the same offset wins.
 func (p *Partition) saveFailure(o Offset, f *failure) {
 	p.pending.Save.Failures = append(p.pending.Save.Failures,
-		Failure{Offset: o, Attempts: f.attempts, FirstError: f.first, LastError: f.last, Due: f.due, Wait: f.wait})
+		Failure{Offset: o, Attempts: f.attempts, Losses: f.losses, FirstError: f.first, LastError: f.last, Due: f.due, Wait: f.wait})
 }
 
 // backoff is the wait after so many attempts: exponential, capped, and up to the share of Jitter longer.
@@ -107,21 +149,35 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// redrive makes a dead letter a message of the group again.
-func (p *Partition) redrive(now Instant, m Message) {
+// redrive makes a dead letter a message of the group again. If the log will bring the message anyway, after a seek, that is enough.
+func (p *Partition) redrive(m Message) {
+	key, held := p.letGo(m.Offset)
 	if _, ok := p.redriven[m.Offset]; ok {
 		return
 	}
-	e := &entry{key: m.Key, next: none, state: ready, redriven: true}
-	switch p.cfg.Ordering {
-	case PerPartition:
-		e.key = 1
-	case Unordered:
-		e.key = NoKey
+	if p.awaits(m.Offset) {
+		p.pending.Save.DropRedriven = append(p.pending.Save.DropRedriven, m.Offset)
+		p.changed(true)
+		if g, waiting := p.gates[key]; held && waiting && g.holder == none {
+			p.pass(key)
+		}
+		return
 	}
+	e := &entry{key: p.gateKey(m.Key), size: m.Size, expires: m.Expires, next: none, state: ready, redriven: true}
 	_, e.failed = p.failures[m.Offset]
 	p.redriven[m.Offset] = e
 	p.count.Ready++
-	p.again.push(m.Offset)
 	p.changed(true)
+	if p.admit(m.Offset, e) { // so that it goes before what waits for it
+		p.queueOf(m.Offset, e).push(m.Offset)
+	}
+}
+
+// awaits tells whether a message of the log is not settled, fetched or not.
+func (p *Partition) awaits(o Offset) bool {
+	if o >= p.cursor {
+		return !p.wasSettled(o)
+	}
+	e := p.pages.entry(o)
+	return o >= p.floor && e != nil && e.state != settled
 }

@@ -28,12 +28,16 @@ func (p *Partition) reject(ev Reject) error {
 // bury settles a message and asks for its dead letter, in one save.
 func (p *Partition) bury(o Offset, e *entry, f *failure, why Reason) {
 	if !p.cfg.DropDead {
+		hold := p.cfg.HoldKey && e.key != NoKey
+		if hold {
+			p.hold(o, e.key)
+		}
 		p.pending.Save.Burials = append(p.pending.Save.Burials, Burial{
-			Offset: o, Reason: why, Attempts: f.attempts, FirstError: f.first, LastError: f.last, Redriven: e.redriven,
+			Offset: o, Reason: why, Attempts: f.attempts, FirstError: f.first, LastError: f.last, Redriven: e.redriven, Held: hold,
 		})
 	}
+	e.buried = true // so that an ack of the same lease does not pass for a repeated one
 	p.settle(o, e)
-	e.session = 0 // so that an ack of the same lease does not pass for a repeated one
 	p.changed(true)
 	p.advance()
 }
@@ -56,7 +60,7 @@ func (p *Partition) settledBy(t Token) bool {
 	if e == nil {
 		e = p.pages.freed(t.Offset)
 	}
-	return e != nil && e.state == settled && e.lease == t.Lease && e.session != 0
+	return e != nil && e.state == settled && e.lease == t.Lease && !e.buried && e.session != 0
 }
 
 // find returns the entry of a message that is known and whose page is not freed.
@@ -88,16 +92,31 @@ func (p *Partition) settle(o Offset, e *entry) {
 		return
 	}
 	p.count.SettledAbove++
-	pg := p.pages.at(int64(o) / BlockSize).page
-	pg.live--
-	p.pages.mark(pg)
-	p.freeIfDone(pg)
+	index := int64(o) / BlockSize
+	slot := p.pages.at(index)
+	slot.live--
+	if slot.page == nil {
+		p.pages.recall(o, e)
+	}
+	p.pages.mark(slot, index)
+	p.thin(slot)
 }
 
-// freeIfDone frees a page that has nothing left to say but that all is settled.
-func (p *Partition) freeIfDone(pg *page) {
-	if pg.live == 0 && p.cursor >= Offset(pg.index+1)*BlockSize {
-		p.pages.free(p.pages.at(pg.index))
+// thin frees a page that has nothing left to say but that all is settled, and packs one that has few messages left.
+func (p *Partition) thin(s *slot) {
+	if s.page == nil {
+		if s.live == 0 {
+			s.sparse = nil
+		}
+		return
+	}
+	end := Offset(s.page.index+1) * BlockSize
+	switch {
+	case p.cursor < end:
+	case s.live == 0:
+		p.pages.free(s)
+	case s.live <= sparseMost && p.fresh >= end && p.pages.used > packAbove:
+		p.pages.pack(s)
 	}
 }
 
@@ -105,15 +124,8 @@ func (p *Partition) freeIfDone(pg *page) {
 func (p *Partition) advance() {
 	from := p.floor
 	for p.floor < p.cursor {
-		s := p.pages.at(int64(p.floor) / BlockSize)
-		if s.page == nil {
-			p.floor = (p.floor/BlockSize + 1) * BlockSize
-			continue
-		}
-		end := min(p.cursor, Offset(s.page.index+1)*BlockSize)
-		for p.floor < end && s.page.entries[p.floor%BlockSize].state == settled {
-			p.floor++
-		}
+		end := min(p.cursor, (p.floor/BlockSize+1)*BlockSize)
+		p.floor = p.pages.at(int64(p.floor)/BlockSize).firstLive(p.floor, end)
 		if p.floor < end {
 			break
 		}
@@ -135,20 +147,23 @@ func (p *Partition) settleBlocks() {
 		if s == nil {
 			continue // below the floor by now
 		}
+		s.dirty = false
 		b := Block{Index: index}
 		if s.page == nil {
 			b.Settled = Bitmap{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
+			for _, left := range s.sparse {
+				b.Settled.clear(int(left.offset % BlockSize))
+			}
 		} else {
-			s.page.dirty = false
 			b.Settled = p.restored[index] // of the offsets that were not fetched yet
 			for i := range s.page.entries {
 				if s.page.entries[i].state == settled {
 					b.Settled.Set(i)
 				}
 			}
-			if Offset(index)*BlockSize <= p.floor && b.Settled.noneAbove(int(p.floor%BlockSize)) {
-				continue // the floor alone tells all
-			}
+		}
+		if Offset(index)*BlockSize <= p.floor && b.Settled.noneAbove(int(p.floor%BlockSize)) {
+			continue // the floor alone tells all
 		}
 		s.saved = true
 		p.pending.Save.Blocks = append(p.pending.Save.Blocks, b)

@@ -61,7 +61,8 @@ func (ts *timers) pop() timer {
 	return top
 }
 
-// fire does what is due: leases of sessions that were not heard of, waits, and leases that were extended.
+// fire does what is due: leases of sessions that were not heard of, waits, and leases that were extended. A session that was not heard of has
+// vanished; the lease of one that joined for once, or that was extended, was asked for with its length: an attempt is counted for it.
 func (p *Partition) fire(now Instant) {
 	for i := 0; i < len(p.sessions); {
 		s := p.sessions[i]
@@ -69,7 +70,13 @@ func (p *Partition) fire(now Instant) {
 			i++
 			continue
 		}
-		p.eachLease(s.id, false, func(o Offset, e *entry) { p.expire(now, o, e) })
+		p.eachLease(s.id, false, func(o Offset, e *entry) {
+			if s.once {
+				p.expire(now, o, e)
+			} else {
+				p.lose(o, e)
+			}
+		})
 		p.forget(s.id)
 	}
 	for {
@@ -85,7 +92,7 @@ func (p *Partition) fire(now Instant) {
 			p.count.Waiting--
 			p.count.Ready++
 			e.state = ready
-			p.again.push(t.offset)
+			p.queueOf(t.offset, e).push(t.offset)
 		case t.kind == leaseEnds && e.state == leased && p.extended[t.offset] == t.at:
 			p.expire(now, t.offset, e)
 		}
@@ -107,6 +114,15 @@ type queue struct {
 func (q *queue) len() int { return len(q.items) - q.head }
 
 func (q *queue) push(o Offset) { q.items = append(q.items, o) }
+
+func (q *queue) pushFront(o Offset) {
+	if q.head > 0 {
+		q.head--
+		q.items[q.head] = o
+		return
+	}
+	q.items = slices.Insert(q.items, 0, o)
+}
 
 func (q *queue) pop() Offset {
 	o := q.items[q.head]

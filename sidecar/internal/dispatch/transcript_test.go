@@ -13,7 +13,7 @@ import (
 // TestTranscripts plays testdata/*: each rule as a conversation with the machine. Run with -rewrite to record anew, then read the diff.
 //
 // Commands (one a line, times in milliseconds): new, seen (messages offset:key, appended and fetched), join, leave, beat, grant, ack, nack, reject,
-// snooze, release, extend, redrive, at (moves time and ticks), reopen (a new machine from what was saved).
+// snooze, release, extend, redrive, discard, seek, grown, want, at (moves time and ticks), reopen (a new machine from what was saved).
 // A token is written offset/lease, with epoch 1.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -34,6 +34,7 @@ type transcript struct {
 	cfg   Config
 	now   Instant
 	store store
+	keys  map[Offset]uint64
 }
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -66,30 +67,38 @@ func (tr *transcript) play(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "new":
 		tr.cfg = Config{
-			Epoch: 1, Lookahead: num("lookahead", 100), MaxUnsettled: num("unsettled", 1000),
+			Epoch: 1, Lookahead: num("lookahead", 100), MaxUnsettled: num("unsettled", 1000), MaxParked: num("parked", 0), MaxLosses: uint32(num("losses", 0)),
 			Policy: Policy{Retry: Retry{MaxAttempts: uint32(num("attempts", 3)), Initial: ms(100), Max: ms(1000), Coefficient: 2}, DropDead: d.HasArg("drop-dead"), HoldKey: d.HasArg("hold"), BuryExpired: d.HasArg("bury-expired")},
 		}
 		tr.cfg.Ordering = map[string]Ordering{"": PerKey, "key": PerKey, "partition": PerPartition, "none": Unordered}[text("order")]
-		tr.now, tr.store = 0, newStore()
+		tr.now, tr.store, tr.keys = 0, newStore(), map[Offset]uint64{}
+		tr.store.keyOf = func(o Offset) uint64 { return tr.keys[o] }
 		tr.p = New(tr.cfg, tr.store.snapshot(), tr.now)
 	case "seen":
-		var ms []Message
+		var msgs []Message
 		next := Offset(0)
 		for _, a := range d.CmdArgs {
 			var m Message
 			key := ""
-			fmt.Sscanf(strings.Replace(a.Key, ":", " ", 1), "%d %s", &m.Offset, &key)
+			if n, _ := fmt.Sscanf(strings.Replace(a.Key, ":", " ", 1), "%d %s", &m.Offset, &key); n == 0 {
+				continue
+			}
+			m.Size = uint32(num("size", 0))
+			if d.HasArg("expires") {
+				m.Expires = Instant(ms(num("expires", 0)))
+			}
 			if key == "filtered" {
 				m.Filtered = true
 			} else if key != "" {
 				m.Key = uint64(key[0])
 			}
-			ms = append(ms, m)
+			tr.keys[m.Offset] = m.Key
+			msgs = append(msgs, m)
 			next = m.Offset + 1
 		}
 		next = Offset(num("next", int(next)))
 		step(Grown{End: next})
-		step(&Fetched{Messages: ms, Next: next})
+		step(&Fetched{Messages: msgs, Next: next})
 	case "join":
 		step(Join{Session: SessionID(num("s", 1)), Until: tr.now.Add(ms(num("lease", 1000))), Once: d.HasArg("once")})
 	case "leave":
@@ -97,9 +106,19 @@ func (tr *transcript) play(t *testing.T, d *datadriven.TestData) string {
 	case "beat":
 		step(Heartbeat{Session: SessionID(num("s", 1)), Until: tr.now.Add(ms(num("lease", 1000)))})
 	case "grant":
-		g := &Grant{Session: SessionID(num("s", 1)), Messages: num("n", 1)}
+		g := &Grant{Session: SessionID(num("s", 1)), Messages: num("n", 1), Bytes: int64(num("bytes", 0)), Suspect: d.HasArg("suspect"), Oversize: d.HasArg("oversize")}
 		step(g)
-		fmt.Fprintf(&out, "used %d\n", g.Used)
+		fmt.Fprintf(&out, "used %d", g.Used)
+		if g.UsedBytes > 0 {
+			fmt.Fprintf(&out, " bytes %d", g.UsedBytes)
+		}
+		if g.UsedSuspect {
+			out.WriteString(" suspect")
+		}
+		if g.Full {
+			out.WriteString(" full")
+		}
+		out.WriteString("\n")
 	case "ack":
 		a := &Ack{}
 		for _, arg := range d.CmdArgs {
@@ -124,8 +143,23 @@ func (tr *transcript) play(t *testing.T, d *datadriven.TestData) string {
 	case "extend":
 		step(Extend{Token: token(), Until: tr.now.Add(ms(num("for", 0)))})
 	case "redrive":
-		step(Redrive{Messages: []Message{{Offset: Offset(num("o", 0)), Key: uint64(num("key", 0))}}})
-		tr.store.redriven[Offset(num("o", 0))] = Message{Offset: Offset(num("o", 0)), Key: uint64(num("key", 0))}
+		key := uint64(0)
+		if k := text("key"); k != "" {
+			key = uint64(k[0])
+		}
+		m := Message{Offset: Offset(num("o", 0)), Key: key}
+		tr.store.redrive(m)
+		step(Redrive{Messages: []Message{m}})
+	case "discard":
+		delete(tr.store.held, Offset(num("o", 0)))
+		step(Discard{Offsets: []Offset{Offset(num("o", 0))}})
+	case "seek":
+		step(Seek{To: Offset(num("to", 0))})
+	case "grown":
+		step(Grown{End: Offset(num("end", 0))})
+	case "want":
+		from, n := tr.p.Want()
+		fmt.Fprintf(&out, "want %d from %d\n", n, from)
 	case "at":
 		tr.now = Instant(ms(atoi(d.CmdArgs[0].Key)))
 		step(Tick{})
@@ -140,6 +174,9 @@ func (tr *transcript) play(t *testing.T, d *datadriven.TestData) string {
 	tr.store.apply(r.Save)
 	s := tr.p.Stats()
 	fmt.Fprintf(&out, "floor=%d ready=%d leased=%d waiting=%d parked=%d above=%d", tr.p.Position(), s.Ready, s.Leased, s.Waiting, s.Parked, s.SettledAbove)
+	if s.Held > 0 {
+		fmt.Fprintf(&out, " held=%d", s.Held)
+	}
 	if at, ok := tr.p.Wake(); ok {
 		fmt.Fprintf(&out, " wake=%v", time.Duration(at))
 	}
@@ -155,6 +192,9 @@ func atoi(s string) int {
 func printReady(out *strings.Builder, r Ready, now Instant) {
 	if s := r.Save; s.Needed {
 		fmt.Fprintf(out, "save")
+		if s.Reset {
+			fmt.Fprint(out, " reset")
+		}
 		if s.FloorMoved {
 			fmt.Fprintf(out, " floor=%d", s.Floor)
 		}
@@ -162,6 +202,10 @@ func printReady(out *strings.Builder, r Ready, now Instant) {
 			fmt.Fprintf(out, " block %d=%v", b.Index, bits(b))
 		}
 		for _, f := range s.Failures {
+			if f.Losses > 0 {
+				fmt.Fprintf(out, " failure{%d attempts=%d losses=%d}", f.Offset, f.Attempts, f.Losses)
+				continue
+			}
 			fmt.Fprintf(out, " failure{%d attempts=%d first=%q last=%q in=%v}", f.Offset, f.Attempts, f.FirstError, f.LastError, f.Due.Sub(now))
 		}
 		if len(s.DropFailures) > 0 {
@@ -174,7 +218,11 @@ func printReady(out *strings.Builder, r Ready, now Instant) {
 			fmt.Fprintf(out, " drop-blocks=%v", s.DropBlocks)
 		}
 		for _, b := range s.Burials {
-			fmt.Fprintf(out, " bury{%d %v attempts=%d first=%q last=%q redriven=%v}", b.Offset, b.Reason, b.Attempts, b.FirstError, b.LastError, b.Redriven)
+			fmt.Fprintf(out, " bury{%d %v attempts=%d first=%q last=%q redriven=%v", b.Offset, b.Reason, b.Attempts, b.FirstError, b.LastError, b.Redriven)
+			if b.Held {
+				fmt.Fprint(out, " held")
+			}
+			fmt.Fprint(out, "}")
 		}
 		fmt.Fprintln(out)
 	}
@@ -202,11 +250,18 @@ type store struct {
 	blocks   map[int64]Bitmap
 	failures map[Offset]Failure
 	redriven map[Offset]Message
+	held     map[Offset]Message
 	dead     []Burial
+	keyOf    func(Offset) uint64
 }
 
 func newStore() store {
-	return store{blocks: map[int64]Bitmap{}, failures: map[Offset]Failure{}, redriven: map[Offset]Message{}}
+	return store{blocks: map[int64]Bitmap{}, failures: map[Offset]Failure{}, redriven: map[Offset]Message{}, held: map[Offset]Message{}}
+}
+
+func (st *store) redrive(m Message) {
+	delete(st.held, m.Offset)
+	st.redriven[m.Offset] = m
 }
 
 func (st *store) apply(s Save) {
@@ -214,6 +269,10 @@ func (st *store) apply(s Save) {
 		return
 	}
 	st.floor = s.Floor
+	if s.Reset {
+		clear(st.blocks)
+		clear(st.failures)
+	}
 	for _, b := range s.Blocks {
 		st.blocks[b.Index] = b.Settled
 	}
@@ -230,6 +289,11 @@ func (st *store) apply(s Save) {
 		delete(st.redriven, o)
 	}
 	st.dead = append(st.dead, s.Burials...)
+	for _, b := range s.Burials {
+		if b.Held {
+			st.held[b.Offset] = Message{Offset: b.Offset, Key: st.keyOf(b.Offset)}
+		}
+	}
 }
 
 func (st *store) snapshot() Snapshot {
@@ -243,7 +307,18 @@ func (st *store) snapshot() Snapshot {
 	for _, m := range st.redriven {
 		snap.Redriven = append(snap.Redriven, m)
 	}
+	for _, m := range st.held {
+		snap.Held = append(snap.Held, m)
+	}
 	return snap
+}
+
+// heldBy counts what holds keys, by key.
+func heldBy(p *Partition) (n int) {
+	for _, m := range p.heldKeys {
+		n += m
+	}
+	return n
 }
 
 // check compares what the machine counts with a full scan, and its gates with its messages.
@@ -294,11 +369,18 @@ func check(t *testing.T, p *Partition) {
 			t.Errorf("floor %d is settled", p.floor)
 		}
 	}
+	got.Held = len(p.held)
+	if len(p.held) != heldBy(p) {
+		t.Errorf("%d dead letters hold keys, by key %v", len(p.held), p.heldKeys)
+	}
 	if got != p.count {
 		t.Errorf("counted %+v, a scan finds %+v", p.count, got)
 	}
 	for key, g := range p.gates {
-		if holders[key] != 1 {
+		switch {
+		case g.holder == none && (holders[key] > 0 || !p.isHeld(key) || g.head == none || p.find(g.head).redriven):
+			t.Errorf("gate of %d is closed without need: %+v", key, g)
+		case g.holder != none && holders[key] != 1:
 			t.Errorf("gate of %d has %d holders", key, holders[key])
 		}
 		last := none

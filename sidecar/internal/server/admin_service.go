@@ -155,7 +155,7 @@ func (s *adminService) Tail(ctx context.Context, r *connect.Request[adminv1.Tail
 
 func (s *adminService) tailMessage(topicName string, t broker.Tailed) *adminv1.TailMessage {
 	m := &adminv1.TailMessage{
-		Id: broker.MessageID(t.Record, t.Partition, t.Offset), Partition: t.Partition, Offset: t.Offset,
+		Id: broker.MessageID(t.Record, t.Partition, t.Lane, t.Offset), Partition: t.Partition, Offset: t.Offset,
 		AppendTime: timestamppb.New(msTime(t.AppendMS)), Key: t.Record.Key, Headers: t.Record.HeaderMap(),
 	}
 	m.Json, _ = s.broker.JSON(topicName, t.Record.Payload) // absent if the payload does not decode

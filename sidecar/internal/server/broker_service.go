@@ -3,8 +3,9 @@ package server
 import (
 	"context"
 	"errors"
-	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -15,10 +16,7 @@ import (
 )
 
 // brokerService is mq.broker.v1.BrokerService.
-type brokerService struct {
-	brokerv1connect.UnimplementedBrokerServiceHandler
-	broker *broker.Broker
-}
+type brokerService struct{ broker *broker.Broker }
 
 // Declare implements BrokerService.
 func (s *brokerService) Declare(ctx context.Context, r *connect.Request[brokerv1.DeclareRequest]) (*connect.Response[brokerv1.DeclareResponse], error) {
@@ -32,6 +30,7 @@ func (s *brokerService) Declare(ctx context.Context, r *connect.Request[brokerv1
 	for _, t := range d.Topics {
 		out.Topics = append(out.Topics, &brokerv1.DeclaredTopic{
 			Message: string(t.Message.FullName()), Name: t.Name, Partitions: t.Partitions, MaxMessageBytes: t.MaxMessageBytes,
+			PriorityLevels: t.PriorityLevels,
 		})
 	}
 	for _, sub := range d.Subscriptions {
@@ -48,9 +47,11 @@ func (s *brokerService) Publish(ctx context.Context, r *connect.Request[brokerv1
 	topicName := r.Msg.GetTopic()
 	set := new(recordSet)
 	for i, m := range r.Msg.GetMessages() {
-		raw, err := s.broker.Compose(topicName, broker.Draft{
-			JSON: m.GetJson(), Payload: m.GetPayload(), Key: m.GetKey(), HasKey: m.Key != nil, Headers: m.GetHeaders(), ID: m.GetId(),
-		})
+		d, err := draft(m)
+		if err != nil {
+			return nil, wireError(atMessage(err, i))
+		}
+		raw, err := s.broker.Compose(topicName, d)
 		if err != nil {
 			return nil, wireError(atMessage(err, i))
 		}
@@ -65,6 +66,9 @@ func (s *brokerService) Publish(ctx context.Context, r *connect.Request[brokerv1
 	}
 	p := placed[0]
 	if p.Refused != nil {
+		if i, err := strconv.Atoi(p.Refused.Metadata["index"]); err == nil {
+			return nil, wireError(atMessage(p.Refused, i))
+		}
 		return nil, wireError(p.Refused)
 	}
 	out := &brokerv1.PublishResponse{}
@@ -74,10 +78,20 @@ func (s *brokerService) Publish(ctx context.Context, r *connect.Request[brokerv1
 			return nil, wireError(err)
 		}
 		out.Receipts = append(out.Receipts, &brokerv1.Receipt{
-			Id: broker.MessageID(rec, partition, p.Offsets[i]), Partition: partition, Offset: p.Offsets[i],
+			Id: broker.MessageID(rec, partition, uint8(max(rec.Priority, 1)-1), p.Offsets[i]), Partition: partition, Offset: p.Offsets[i],
+			Scheduled: p.Offsets[i] == scheduled,
 		})
 	}
 	return connect.NewResponse(out), nil
+}
+
+// Cancel implements BrokerService.
+func (s *brokerService) Cancel(ctx context.Context, r *connect.Request[brokerv1.CancelRequest]) (*connect.Response[brokerv1.CancelResponse], error) {
+	n, unknown, err := s.broker.Cancel(ctx, r.Msg.GetTopic(), r.Msg.GetIds())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	return connect.NewResponse(&brokerv1.CancelResponse{Canceled: uint64(n), UnknownIds: unknown}), nil
 }
 
 // PublishStream implements BrokerService.
@@ -145,10 +159,11 @@ func (s *brokerService) Consume(ctx context.Context, stream *connect.BidiStream[
 	if start == nil {
 		return wireError(&broker.Error{Reason: broker.BadRequest, Field: "start", Message: "the first message of a Consume stream must be start"})
 	}
-	if start.GetCredits() > broker.MaxCredits {
-		return wireError(badCredits("start.credits", start.GetCredits()))
+	credits, creditBytes, err := credit("start", start.GetCredits(), start.GetCreditBytes())
+	if err != nil {
+		return wireError(err)
 	}
-	session, err := s.broker.Join(start.GetGroup(), start.GetTopic(), start.GetClientName(), int(start.GetCredits()))
+	session, err := s.broker.Join(start.GetGroup(), start.GetTopic(), start.GetClientName(), credits, creditBytes)
 	if err != nil {
 		return wireError(err)
 	}
@@ -182,11 +197,18 @@ func joined(session *broker.Session) *brokerv1.ConsumeResponse {
 	}}}
 }
 
-func badCredits(field string, n uint32) *broker.Error {
-	return &broker.Error{
-		Reason: broker.BadCredits, Field: field, Message: itoa(int(n)) + " credits: must be 0 to " + itoa(broker.MaxCredits),
-		Metadata: map[string]string{"bound": itoa(broker.MaxCredits)},
+// credit checks what a consumer may have unsettled. field is the message of the stream that says so.
+func credit(field string, messages uint32, bytes uint64) (int, int64, error) {
+	bad := func(field, message string, bound int) error {
+		return &broker.Error{Reason: broker.BadCredits, Field: field, Message: message, Metadata: map[string]string{"bound": itoa(bound)}}
 	}
+	if messages > broker.MaxCredits {
+		return 0, 0, bad(field+".credits", itoa(int(messages))+" credits: must be 0 to "+itoa(broker.MaxCredits), broker.MaxCredits)
+	}
+	if bytes > broker.MaxCreditBytes {
+		return 0, 0, bad(field+".credit_bytes", strconv.FormatUint(bytes, 10)+" bytes of credit: must be at most "+itoa(broker.MaxCreditBytes), broker.MaxCreditBytes)
+	}
+	return int(messages), int64(bytes), nil
 }
 
 // listen takes what the client says until it closes its side (io.EOF) or fails.
@@ -200,10 +222,11 @@ func listen(stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.Consume
 		case *brokerv1.ConsumeRequest_Heartbeat_:
 			session.Heartbeat()
 		case *brokerv1.ConsumeRequest_Credit_:
-			if m.Credit.GetCredits() > broker.MaxCredits {
-				return badCredits("credit.credits", m.Credit.GetCredits())
+			credits, creditBytes, err := credit("credit", m.Credit.GetCredits(), m.Credit.GetCreditBytes())
+			if err != nil {
+				return err
 			}
-			if err := session.SetCredits(int(m.Credit.GetCredits())); err != nil {
+			if err := session.SetCredits(credits, creditBytes); err != nil {
 				return err
 			}
 		default:
@@ -236,7 +259,7 @@ func messages(news broker.News) (out []*brokerv1.ConsumeResponse) {
 		for _, slice := range news.Slices {
 			d.Slices = append(d.Slices, &brokerv1.Slice{
 				Partition: slice.Partition, AppendTimeMs: slice.AppendMS, Offsets: slice.Offsets, Attempts: slice.Attempts,
-				Tokens: slice.Tokens, Records: slice.Records,
+				Tokens: slice.Tokens, Records: slice.Records, Priority: slice.Priority,
 			})
 		}
 		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Deliveries_{Deliveries: d}})
@@ -316,9 +339,9 @@ func (s *brokerService) Pull(ctx context.Context, r *connect.Request[brokerv1.Pu
 				return nil, wireError(err)
 			}
 			m := &brokerv1.PulledMessage{
-				Token: slice.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], Id: broker.MessageID(rec, slice.Partition, slice.Offsets[i]),
+				Token: slice.Tokens[i*broker.TokenSize : (i+1)*broker.TokenSize], Id: broker.MessageID(rec, slice.Partition, slice.Lane(), slice.Offsets[i]),
 				Partition: slice.Partition, Offset: slice.Offsets[i], Attempt: 1, Key: rec.Key, Headers: rec.HeaderMap(), Payload: rec.Payload,
-				AppendTimeMs: slice.AppendMS,
+				AppendTimeMs: slice.AppendMS, Priority: slice.Priority,
 			}
 			if len(slice.Attempts) > 0 {
 				m.Attempt = slice.Attempts[i]
@@ -340,11 +363,12 @@ func checkBatchBytes(n int) error {
 	return nil
 }
 
-// atMessage says which message of a request an error is about.
+// atMessage says which message of a request an error is about, and which of its fields: what a record has in milliseconds, a message has as a
+// duration or a timestamp.
 func atMessage(err error, i int) error {
 	e := broker.Refusal(err)
 	if e.Field != "topic" {
-		e.Field = "messages[" + itoa(i) + "]." + e.Field
+		e.Field = "messages[" + itoa(i) + "]." + strings.TrimSuffix(e.Field, "_ms")
 	}
 	return e
 }

@@ -12,6 +12,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	_ "google.golang.org/protobuf/types/gofeaturespb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	unsafe "unsafe"
 )
@@ -27,6 +28,8 @@ type Box struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Number      int64                  `protobuf:"varint,1,opt,name=number"`
 	xxx_hidden_Fragile     bool                   `protobuf:"varint,2,opt,name=fragile"`
+	xxx_hidden_Urgency     uint32                 `protobuf:"varint,3,opt,name=urgency"`
+	xxx_hidden_Due         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due"`
 	XXX_raceDetectHookData protoimpl.RaceDetectHookData
 	XXX_presence           [1]uint32
 	unknownFields          protoimpl.UnknownFields
@@ -72,14 +75,37 @@ func (x *Box) GetFragile() bool {
 	return false
 }
 
+func (x *Box) GetUrgency() uint32 {
+	if x != nil {
+		return x.xxx_hidden_Urgency
+	}
+	return 0
+}
+
+func (x *Box) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.xxx_hidden_Due
+	}
+	return nil
+}
+
 func (x *Box) SetNumber(v int64) {
 	x.xxx_hidden_Number = v
-	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 0, 2)
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 0, 4)
 }
 
 func (x *Box) SetFragile(v bool) {
 	x.xxx_hidden_Fragile = v
-	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 1, 2)
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 1, 4)
+}
+
+func (x *Box) SetUrgency(v uint32) {
+	x.xxx_hidden_Urgency = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 2, 4)
+}
+
+func (x *Box) SetDue(v *timestamppb.Timestamp) {
+	x.xxx_hidden_Due = v
 }
 
 func (x *Box) HasNumber() bool {
@@ -96,6 +122,20 @@ func (x *Box) HasFragile() bool {
 	return protoimpl.X.Present(&(x.XXX_presence[0]), 1)
 }
 
+func (x *Box) HasUrgency() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 2)
+}
+
+func (x *Box) HasDue() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Due != nil
+}
+
 func (x *Box) ClearNumber() {
 	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 0)
 	x.xxx_hidden_Number = 0
@@ -106,11 +146,22 @@ func (x *Box) ClearFragile() {
 	x.xxx_hidden_Fragile = false
 }
 
+func (x *Box) ClearUrgency() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 2)
+	x.xxx_hidden_Urgency = 0
+}
+
+func (x *Box) ClearDue() {
+	x.xxx_hidden_Due = nil
+}
+
 type Box_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Number  *int64
 	Fragile *bool
+	Urgency *uint32
+	Due     *timestamppb.Timestamp
 }
 
 func (b0 Box_builder) Build() *Box {
@@ -118,13 +169,18 @@ func (b0 Box_builder) Build() *Box {
 	b, x := &b0, m0
 	_, _ = b, x
 	if b.Number != nil {
-		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 0, 2)
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 0, 4)
 		x.xxx_hidden_Number = *b.Number
 	}
 	if b.Fragile != nil {
-		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 1, 2)
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 1, 4)
 		x.xxx_hidden_Fragile = *b.Fragile
 	}
+	if b.Urgency != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 2, 4)
+		x.xxx_hidden_Urgency = *b.Urgency
+	}
+	x.xxx_hidden_Due = b.Due
 	return m0
 }
 
@@ -132,27 +188,31 @@ var File_opaque_opaque_proto protoreflect.FileDescriptor
 
 const file_opaque_opaque_proto_rawDesc = "" +
 	"\n" +
-	"\x13opaque/opaque.proto\x12\x06opaque\x1a\x1bgoogle/protobuf/empty.proto\x1a!google/protobuf/go_features.proto\x1a\x13mq/v1/options.proto\"[\n" +
+	"\x13opaque/opaque.proto\x12\x06opaque\x1a\x1bgoogle/protobuf/empty.proto\x1a!google/protobuf/go_features.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13mq/v1/options.proto\"\xb7\x01\n" +
 	"\x03Box\x12\x1e\n" +
 	"\x06number\x18\x01 \x01(\x03B\x06\xa2\x9f\x19\x02\b\x01R\x06number\x12'\n" +
-	"\afragile\x18\x02 \x01(\bB\r\xa2\x9f\x19\t*\afragileR\afragile:\v\xa2\x9f\x19\a\n" +
-	"\x05boxes2<\n" +
+	"\afragile\x18\x02 \x01(\bB\r\xa2\x9f\x19\t*\afragileR\afragile\x12 \n" +
+	"\aurgency\x18\x03 \x01(\rB\x06\xa2\x9f\x19\x02\x18\x01R\aurgency\x124\n" +
+	"\x03due\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xa2\x9f\x19\x02 \x01R\x03due:\x0f\xa2\x9f\x19\v\n" +
+	"\x05boxes \x03@\x042<\n" +
 	"\x05Boxes\x12-\n" +
 	"\x06Packed\x12\v.opaque.Box\x1a\x16.google.protobuf.Empty\x1a\x04\xa2\x9f\x19\x00BSZIgithub.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/opaque\x92\x03\x05\xd2>\x02\x10\x03b\beditionsp\xe8\a"
 
 var file_opaque_opaque_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_opaque_opaque_proto_goTypes = []any{
-	(*Box)(nil),           // 0: opaque.Box
-	(*emptypb.Empty)(nil), // 1: google.protobuf.Empty
+	(*Box)(nil),                   // 0: opaque.Box
+	(*timestamppb.Timestamp)(nil), // 1: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 2: google.protobuf.Empty
 }
 var file_opaque_opaque_proto_depIdxs = []int32{
-	0, // 0: opaque.Boxes.Packed:input_type -> opaque.Box
-	1, // 1: opaque.Boxes.Packed:output_type -> google.protobuf.Empty
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: opaque.Box.due:type_name -> google.protobuf.Timestamp
+	0, // 1: opaque.Boxes.Packed:input_type -> opaque.Box
+	2, // 2: opaque.Boxes.Packed:output_type -> google.protobuf.Empty
+	2, // [2:3] is the sub-list for method output_type
+	1, // [1:2] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_opaque_opaque_proto_init() }

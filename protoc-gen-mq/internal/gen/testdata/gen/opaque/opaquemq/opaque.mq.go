@@ -21,6 +21,8 @@ func BoxTopic() mq.Topic[*opaque.Box] {
 	return mq.NewTopic("boxes", func(m *opaque.Box, r *mq.Record) {
 		r.Key = strconv.AppendInt(nil, m.GetNumber(), 10)
 		r.AddHeader("fragile", strconv.FormatBool(m.GetFragile()))
+		r.SetPriority(int64(m.GetUrgency()))
+		r.SetDeliverAt(m.GetDue())
 	})
 }
 

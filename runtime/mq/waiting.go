@@ -1,0 +1,44 @@
+package mq
+
+import "slices"
+
+// waiting holds deliveries that no handler has started on: the highest priority first, and of one priority in order of arrival.
+type waiting struct {
+	levels [MaxPriority + 1][]*delivery
+	count  int
+}
+
+// push adds a delivery. A priority that no topic has counts as the highest.
+func (w *waiting) push(d *delivery) {
+	level := min(d.priority, MaxPriority)
+	w.levels[level] = append(w.levels[level], d)
+	w.count++
+}
+
+// first takes the delivery to start next, nil if there is none.
+func (w *waiting) first() *delivery {
+	for level := range slices.Backward(w.levels[:]) {
+		if queue := w.levels[level]; len(queue) > 0 {
+			d := queue[0]
+			queue[0] = nil
+			w.levels[level] = queue[1:]
+			w.count--
+			return d
+		}
+	}
+	return nil
+}
+
+// last takes the delivery that would be started last, nil if there is none.
+func (w *waiting) last() *delivery {
+	for level, queue := range w.levels {
+		if end := len(queue) - 1; end >= 0 {
+			d := queue[end]
+			queue[end] = nil
+			w.levels[level] = queue[:end]
+			w.count--
+			return d
+		}
+	}
+	return nil
+}
