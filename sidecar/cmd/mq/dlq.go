@@ -17,24 +17,13 @@ A dead letter is a message that a group gave up on: its attempts are spent, its
 handler returned a permanent error, or it does not decode. It waits here until
 it is redriven or discarded.`,
 		Example: `  mq dlq list rebooking flights.departed
+  mq dlq failures rebooking flights.departed
   mq dlq show rebooking flights.departed 3-17
   mq dlq redrive rebooking flights.departed 3-17 5-2
   mq dlq discard rebooking flights.departed --all --yes`,
 	}
-	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQRedrive(c), newDLQDiscard(c))
+	cmd.AddCommand(newDLQList(c), newDLQFailures(c), newDLQShow(c), newDLQRedrive(c), newDLQDiscard(c))
 	return asGroup(cmd)
-}
-
-// chooseIDs checks that either ids or --all choose dead letters. args are GROUP, TOPIC and ids.
-func chooseIDs(args []string, all bool) (ids []string, err error) {
-	ids = args[2:]
-	switch {
-	case all && len(ids) > 0:
-		return nil, usagef("--all and ids exclude each other")
-	case !all && len(ids) == 0:
-		return nil, usagef("name the ids of dead letters, or use --all")
-	}
-	return ids, nil
 }
 
 // unknownIDs is the error of a call that named ids which no dead letter has. It is nil for none.

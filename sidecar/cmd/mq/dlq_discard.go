@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"context"
 
 	"github.com/spf13/cobra"
 
@@ -9,45 +9,51 @@ import (
 )
 
 func newDLQDiscard(c *cli) *cobra.Command {
-	var all, yes bool
+	var (
+		ch  = &choice{}
+		yes bool
+	)
 	cmd := &cobra.Command{
-		Use:   "discard GROUP TOPIC (ID… | --all --yes)",
+		Use:   "discard GROUP TOPIC (ID… | --all --yes | --failure KEY --yes)",
 		Short: "Throw dead letters away, for good",
-		Long: `Throw dead letters away, for good. There is no way back, so --all must be
-confirmed with --yes.`,
+		Long: `Throw dead letters away, for good. There is no way back, so --all and --failure
+must be confirmed with --yes. Messages that a dead letter holds back go on.
+
+Oldest first within each partition. With --all and --failure, progress is told on
+standard error; an interrupt stops between two calls to the sidecar and tells how
+many were discarded.`,
 		Example: "  mq dlq discard rebooking flights.departed 3-17\n  mq dlq discard rebooking flights.departed --all --yes",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ids, err := chooseIDs(args, all)
-			if err != nil {
+			if err := ch.check(args); err != nil {
 				return err
 			}
-			if all && !yes {
+			switch {
+			case yes:
+			case ch.all:
 				return usagef("--all throws every dead letter of group %s in topic %s away, for good; confirm with --yes", args[0], args[1])
+			case ch.failure != "":
+				return usagef("--failure throws every dead letter of it of group %s in topic %s away, for good; confirm with --yes", args[0], args[1])
 			}
-			return discard(cmd, c, &adminv1.DiscardDeadLettersRequest{Group: args[0], Topic: args[1], Ids: ids, All: all})
+			return discard(cmd, c, ch, args[0], args[1])
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "all dead letters of the group in the topic")
-	cmd.Flags().BoolVar(&yes, "yes", false, "confirm --all")
+	ch.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "confirm --all or --failure")
 	return cmd
 }
 
-func discard(cmd *cobra.Command, c *cli, q *adminv1.DiscardDeadLettersRequest) error {
+func discard(cmd *cobra.Command, c *cli, ch *choice, group, topic string) error {
 	sidecar, err := c.dial()
 	if err != nil {
 		return err
 	}
 	defer sidecar.close()
-	answer, err := ask(cmd.Context(), sidecar, sidecar.admin.DiscardDeadLetters, q)
-	if err != nil {
-		return err
-	}
-	if c.format == "json" {
-		return printJSON(cmd.OutOrStdout(), answer)
-	}
-	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "discarded: %d\n", answer.GetDiscarded()); err != nil {
-		return err
-	}
-	return unknownIDs(answer.GetUnknownIds())
+	sum, err := ch.run(cmd.Context(), cmd.ErrOrStderr(), "discarded", func(ctx context.Context, limit uint64, page string) (moved, string, error) {
+		answer, err := ask(ctx, sidecar, sidecar.admin.DiscardDeadLetters, &adminv1.DiscardDeadLettersRequest{
+			Group: group, Topic: topic, Ids: ch.ids, All: ch.all, Failure: ch.failure, Limit: limit, PageToken: page,
+		})
+		return moved{n: answer.GetDiscarded(), unknown: answer.GetUnknownIds()}, answer.GetNextPageToken(), err
+	})
+	return sum.tell(cmd, c, "discarded", &adminv1.DiscardDeadLettersResponse{Discarded: sum.n, UnknownIds: sum.unknown, More: sum.more}, err)
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"context"
 
 	"github.com/spf13/cobra"
 
@@ -9,39 +9,41 @@ import (
 )
 
 func newDLQRedrive(c *cli) *cobra.Command {
-	var all bool
+	ch := &choice{}
 	cmd := &cobra.Command{
-		Use:     "redrive GROUP TOPIC (ID… | --all)",
-		Short:   "Give dead letters back to their group: same id, attempts from 1",
-		Example: "  mq dlq redrive rebooking flights.departed 3-17\n  mq dlq redrive rebooking flights.departed --all",
-		Args:    cobra.MinimumNArgs(2),
+		Use:   "redrive GROUP TOPIC (ID… | --all | --failure KEY)",
+		Short: "Give dead letters back to their group: same id, attempts from 1",
+		Long: `Give dead letters back to their group: same id, attempts from 1.
+
+Oldest first within each partition. With --all and --failure, progress is told on
+standard error; an interrupt stops between two calls to the sidecar and tells how
+many were redriven. What dies again meanwhile is not taken twice.`,
+		Example: `  mq dlq redrive rebooking flights.departed 3-17
+  mq dlq redrive rebooking flights.departed --failure 7bf0893330d1e0a7 --limit 10
+  mq dlq redrive rebooking flights.departed --all --rate 100`,
+		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ids, err := chooseIDs(args, all)
-			if err != nil {
+			if err := ch.check(args); err != nil {
 				return err
 			}
-			return redrive(cmd, c, &adminv1.RedriveDeadLettersRequest{Group: args[0], Topic: args[1], Ids: ids, All: all})
+			return redrive(cmd, c, ch, args[0], args[1])
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "all dead letters of the group in the topic")
+	ch.flags(cmd)
 	return cmd
 }
 
-func redrive(cmd *cobra.Command, c *cli, q *adminv1.RedriveDeadLettersRequest) error {
+func redrive(cmd *cobra.Command, c *cli, ch *choice, group, topic string) error {
 	sidecar, err := c.dial()
 	if err != nil {
 		return err
 	}
 	defer sidecar.close()
-	answer, err := ask(cmd.Context(), sidecar, sidecar.admin.RedriveDeadLetters, q)
-	if err != nil {
-		return err
-	}
-	if c.format == "json" {
-		return printJSON(cmd.OutOrStdout(), answer)
-	}
-	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "redriven: %d\n", answer.GetRedriven()); err != nil {
-		return err
-	}
-	return unknownIDs(answer.GetUnknownIds())
+	sum, err := ch.run(cmd.Context(), cmd.ErrOrStderr(), "redriven", func(ctx context.Context, limit uint64, page string) (moved, string, error) {
+		answer, err := ask(ctx, sidecar, sidecar.admin.RedriveDeadLetters, &adminv1.RedriveDeadLettersRequest{
+			Group: group, Topic: topic, Ids: ch.ids, All: ch.all, Failure: ch.failure, Limit: limit, PageToken: page,
+		})
+		return moved{n: answer.GetRedriven(), unknown: answer.GetUnknownIds()}, answer.GetNextPageToken(), err
+	})
+	return sum.tell(cmd, c, "redriven", &adminv1.RedriveDeadLettersResponse{Redriven: sum.n, UnknownIds: sum.unknown, More: sum.more}, err)
 }

@@ -63,7 +63,13 @@ func printDeadLetter(w io.Writer, d *adminv1.DeadLetter) error {
 	t.row("attempts:", d.GetAttempts())
 	t.row("published:", at(d.GetPublished()))
 	t.row("died:", at(d.GetDied()))
+	if d.GetPriority() > 0 {
+		t.row("priority:", d.GetPriority())
+	}
 	t.row("key:", string(d.GetKey()))
+	if d.GetHoldsKey() {
+		t.row("holds key:", "later messages of the key wait for it")
+	}
 	t.row("headers:", pairs(d.GetHeaders()))
 	if err := t.flush(); err != nil {
 		return err

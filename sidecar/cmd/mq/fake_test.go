@@ -107,6 +107,22 @@ func (f *fake) RedriveDeadLetters(_ context.Context, q *connect.Request[adminv1.
 	return answer[adminv1.RedriveDeadLettersRequest, adminv1.RedriveDeadLettersResponse](f, q)
 }
 
+func (f *fake) SummarizeDeadLetters(_ context.Context, q *connect.Request[adminv1.SummarizeDeadLettersRequest]) (*connect.Response[adminv1.SummarizeDeadLettersResponse], error) {
+	return answer[adminv1.SummarizeDeadLettersRequest, adminv1.SummarizeDeadLettersResponse](f, q)
+}
+
+func (f *fake) SeekGroup(_ context.Context, q *connect.Request[adminv1.SeekGroupRequest]) (*connect.Response[adminv1.SeekGroupResponse], error) {
+	return answer[adminv1.SeekGroupRequest, adminv1.SeekGroupResponse](f, q)
+}
+
+func (f *fake) PauseGroup(_ context.Context, q *connect.Request[adminv1.PauseGroupRequest]) (*connect.Response[adminv1.PauseGroupResponse], error) {
+	return answer[adminv1.PauseGroupRequest, adminv1.PauseGroupResponse](f, q)
+}
+
+func (f *fake) ResumeGroup(_ context.Context, q *connect.Request[adminv1.ResumeGroupRequest]) (*connect.Response[adminv1.ResumeGroupResponse], error) {
+	return answer[adminv1.ResumeGroupRequest, adminv1.ResumeGroupResponse](f, q)
+}
+
 func (f *fake) DiscardDeadLetters(_ context.Context, q *connect.Request[adminv1.DiscardDeadLettersRequest]) (*connect.Response[adminv1.DiscardDeadLettersResponse], error) {
 	return answer[adminv1.DiscardDeadLettersRequest, adminv1.DiscardDeadLettersResponse](f, q)
 }

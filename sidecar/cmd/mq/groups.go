@@ -22,7 +22,15 @@ END       the offset that the next message will get
 LAG       messages that are not settled
 LEASED    messages that consumers hold
 WAITING   messages that wait for their next attempt
-DEAD      dead letters`,
+PARKED    messages that wait behind an earlier one of their key
+DEAD      dead letters
+HELD      dead letters that later messages of their key wait for
+EXPIRED   messages whose ttl was over before they were settled
+LOST      deliveries whose consumer vanished
+DELETED   messages that retention deleted before they were settled
+STATE     paused, if mq group pause stopped deliveries
+
+EXPIRED, LOST and DELETED count since the sidecar took the partition.`,
 		Example: "  mq groups\n  mq groups rebooking --topic flights.departed -o json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,7 +64,8 @@ func listGroups(cmd *cobra.Command, c *cli, q *adminv1.ListGroupsRequest) error 
 	if c.format == "json" {
 		return printJSON(cmd.OutOrStdout(), answer)
 	}
-	t := newTable(cmd.OutOrStdout(), "GROUP", "TOPIC", "PARTITION", "POSITION", "END", "LAG", "LEASED", "WAITING", "DEAD", "CONSUMERS")
+	t := newTable(cmd.OutOrStdout(), "GROUP", "TOPIC", "PARTITION", "POSITION", "END", "LAG", "LEASED", "WAITING", "PARKED", "DEAD", "HELD",
+		"EXPIRED", "LOST", "DELETED", "CONSUMERS", "STATE")
 	for _, g := range answer.GetGroups() {
 		groupRows(t, g)
 	}
@@ -76,13 +85,30 @@ func listGroups(cmd *cobra.Command, c *cli, q *adminv1.ListGroupsRequest) error 
 
 // groupRows shows each partition, then the total. Positions of different partitions have no sum that means anything.
 func groupRows(t *table, g *adminv1.GroupTopic) {
-	var lag, leased, waiting, dead int64
+	sum := &adminv1.GroupPartition{Counters: &adminv1.Counters{}}
 	for _, p := range g.GetPartitions() {
-		t.row(g.GetGroup(), g.GetTopic(), p.GetPartition(), p.GetPosition(), p.GetEnd(), p.GetLag(), p.GetLeased(), p.GetWaiting(), p.GetDeadLetters(), "")
-		lag += p.GetLag()
-		leased += p.GetLeased()
-		waiting += p.GetWaiting()
-		dead += p.GetDeadLetters()
+		t.row(append([]any{g.GetGroup(), g.GetTopic(), p.GetPartition(), p.GetPosition(), p.GetEnd()}, append(groupCounts(p), "", "")...)...)
+		n := p.GetCounters()
+		sum.Lag += p.GetLag()
+		sum.Leased += p.GetLeased()
+		sum.Waiting += p.GetWaiting()
+		sum.Parked += p.GetParked()
+		sum.DeadLetters += p.GetDeadLetters()
+		sum.Held += p.GetHeld()
+		sum.Counters.Expired += n.GetExpired()
+		sum.Counters.LostDeliveries += n.GetLostDeliveries()
+		sum.Counters.RetentionLost += n.GetRetentionLost()
 	}
-	t.row(g.GetGroup(), g.GetTopic(), "total", "", "", lag, leased, waiting, dead, g.GetConsumers())
+	state := ""
+	if g.GetPaused() {
+		state = "paused"
+	}
+	t.row(append([]any{g.GetGroup(), g.GetTopic(), "total", "", ""}, append(groupCounts(sum), g.GetConsumers(), state)...)...)
+}
+
+// groupCounts are the cells from LAG to DELETED.
+func groupCounts(p *adminv1.GroupPartition) []any {
+	n := p.GetCounters()
+	return []any{p.GetLag(), p.GetLeased(), p.GetWaiting(), p.GetParked(), p.GetDeadLetters(), p.GetHeld(),
+		n.GetExpired(), n.GetLostDeliveries(), n.GetRetentionLost()}
 }

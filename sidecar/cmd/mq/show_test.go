@@ -95,17 +95,18 @@ func TestGroups(t *testing.T) {
 		return &adminv1.ListGroupsResponse{Groups: []*adminv1.GroupTopic{
 			{Group: "rebooking", Topic: "flights.departed", Consumers: 3, Partitions: []*adminv1.GroupPartition{
 				{Partition: 1, Position: 3, End: 3, Fault: "quarantined"},
-				{Partition: 0, Position: 5, End: 12, Lag: 7, Leased: 2, Waiting: 1, DeadLetters: 4},
-			}},
+				{Partition: 0, Position: 5, End: 12, Lag: 7, Leased: 2, Waiting: 1, DeadLetters: 4, Parked: 11, Held: 3,
+					Counters: &adminv1.Counters{Expired: 21, LostDeliveries: 22, RetentionLost: 23}},
+			}, Paused: true},
 			{Group: "board", Topic: "flights.departed"},
 		}}
 	}
 	f := newFake(t, list())
-	f.mq(t, "", "groups").want(t, 0, `GROUP      TOPIC             PARTITION  POSITION  END  LAG  LEASED  WAITING  DEAD  CONSUMERS
-board      flights.departed  total      -         -    0    0       0        0     0
-rebooking  flights.departed  0          5         12   7    2       1        4     -
-rebooking  flights.departed  1          3         3    0    0       0        0     -
-rebooking  flights.departed  total      -         -    7    2       1        4     3
+	f.mq(t, "", "groups").want(t, 0, `GROUP      TOPIC             PARTITION  POSITION  END  LAG  LEASED  WAITING  PARKED  DEAD  HELD  EXPIRED  LOST  DELETED  CONSUMERS  STATE
+board      flights.departed  total      -         -    0    0       0        0       0     0     0        0     0        0          -
+rebooking  flights.departed  0          5         12   7    2       1        11      4     3     21       22    23       -          -
+rebooking  flights.departed  1          3         3    0    0       0        0       0     0     0        0     0        -          -
+rebooking  flights.departed  total      -         -    7    2       1        11      4     3     21       22    23       3          paused
 `, "mq: group rebooking, topic flights.departed, partition 1: quarantined\n")
 	f.mustAsk(t, &adminv1.ListGroupsRequest{})
 
@@ -245,10 +246,10 @@ func TestDLQNamesUnknownIDs(t *testing.T) {
 func TestDLQRedrive(t *testing.T) {
 	f := newFake(t, &adminv1.RedriveDeadLettersResponse{Redriven: 2}, &adminv1.RedriveDeadLettersResponse{Redriven: 7})
 	f.mq(t, "", "dlq", "redrive", "g", "t", "3-17", "5-2").want(t, 0, "redriven: 2\n", "")
-	f.mq(t, "", "dlq", "redrive", "g", "t", "--all", "-o", "json").want(t, 0, "{\n  \"redriven\": \"7\",\n  \"unknownIds\": [],\n  \"more\": false\n}\n", "")
+	f.mq(t, "", "dlq", "redrive", "g", "t", "--all", "-o", "json").want(t, 0, "{\n  \"redriven\": \"7\",\n  \"unknownIds\": [],\n  \"more\": false,\n  \"nextPageToken\": \"\"\n}\n", "")
 	f.mustAsk(t, &adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", Ids: []string{"3-17", "5-2"}},
-		&adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", All: true})
-	f.mq(t, "", "dlq", "redrive", "g", "t").want(t, 2, "", "mq: name the ids of dead letters, or use --all\nhint: mq dlq redrive --help shows how it is used\n")
+		&adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", All: true, Limit: 10_000})
+	f.mq(t, "", "dlq", "redrive", "g", "t").want(t, 2, "", "mq: name the ids of dead letters, or use --all or --failure\nhint: mq dlq redrive --help shows how it is used\n")
 	f.mq(t, "", "dlq", "redrive", "g", "t", "1", "--all").want(t, 2, "", "mq: --all and ids exclude each other\nhint: mq dlq redrive --help shows how it is used\n")
 }
 
@@ -259,7 +260,7 @@ func TestDLQDiscard(t *testing.T) {
 		"hint: mq dlq discard --help shows how it is used\n")
 	f.mq(t, "", "dlq", "discard", "g", "t", "--all", "--yes").want(t, 0, "discarded: 7\n", "")
 	f.mustAsk(t, &adminv1.DiscardDeadLettersRequest{Group: "g", Topic: "t", Ids: []string{"3-17"}},
-		&adminv1.DiscardDeadLettersRequest{Group: "g", Topic: "t", All: true})
+		&adminv1.DiscardDeadLettersRequest{Group: "g", Topic: "t", All: true, Limit: 10_000})
 }
 
 func TestErrors(t *testing.T) {
@@ -293,6 +294,17 @@ func TestNobodyAnswers(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
+		{"group seek g t --to 5", "mq: an offset is of one partition: name it with --partition\n"},
+		{"group seek g t --to -5", "mq: offset -5: must be 0 or more; for a span of time add a unit, such as -1h\n"},
+		{"group seek g t --to 1h", "mq: --to 1h is in the future; write -1h for the time before now\n"},
+		{"group seek g t --to yesterday", "mq: --to \"yesterday\": must be earliest, latest, a time such as"},
+		{"group seek g t", "mq: say where with --to: earliest, latest, a time or an offset\n"},
+		{"dlq redrive g t 1 --failure x", "mq: --failure and ids exclude each other\n"},
+		{"dlq redrive g t --all --failure x", "mq: --failure and --all exclude each other\n"},
+		{"dlq redrive g t 1 --rate 5", "mq: --limit and --rate go with --all or --failure\n"},
+		{"dlq redrive g t --all --rate -1", "mq: rate -1: must be 0 to 1e9\n"},
+		{"dlq redrive g t --all --rate NaN", "mq: rate NaN: must be 0 to 1e9\n"},
+		{"dlq discard g t --failure x", "mq: --failure throws every dead letter of it of group g in topic t away, for good; confirm with --yes\n"},
 		{"bogus", "mq: unknown command \"bogus\"\nhint: mq --help"},
 		{"topcis", "mq: unknown command \"topcis\"; did you mean topics"},
 		{"topic show", "mq: unknown command \"show\"\nhint: mq topic --help"},
@@ -311,7 +323,7 @@ func TestUsage(t *testing.T) {
 			}
 		})
 	}
-	for _, args := range []string{"", "--help", "topic", "dlq", "serve --help", "version", "--version"} {
+	for _, args := range []string{"", "--help", "topic", "dlq", "group", "group seek --help", "dlq redrive --help", "serve --help", "version", "--version"} {
 		if got := mq(t, nil, nil, strings.Fields(args)...); got.status != 0 || got.out == "" || got.err != "" {
 			t.Errorf("mq %s: got %+v", args, got)
 		}

@@ -78,7 +78,7 @@ func TestARedrivenMessageHasItsWeight(t *testing.T) {
 	inBubbleWith(t, onePartition, nil, func(t *testing.T, w *world) {
 		w.publishSized(departed, 4, 3000)
 		w.settle("board", departed, broker.Rejected, w.pull(departed, 4)...)
-		if n, _, err := w.Redrive(t.Context(), "board", departed, nil, true); n != 4 || err != nil {
+		if n, _, _, err := w.Redrive(t.Context(), "board", departed, broker.Selection{All: true}); n != 4 || err != nil {
 			t.Fatal(n, err)
 		}
 		for range 2 {

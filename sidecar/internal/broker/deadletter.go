@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -23,17 +22,22 @@ const pageBytes = 2 << 20
 
 // DeadLetter is a message that a group gave up on.
 type DeadLetter struct {
-	ID                    string
-	Partition             uint32
-	Lane                  uint8 // the priority level, from 0
-	Offset                int64
+	ID        string
+	Partition uint32
+	Offset    int64
+	// Priority is its level in a topic with priorities, else 0.
+	Priority              uint32
 	Reason                string
 	Attempts              uint32
 	FirstError, LastError string
 	Published, Died       time.Time
-	Record                Record
+	// HoldsKey says that later messages of its key wait until it is redriven or discarded.
+	HoldsKey bool
+	Record   Record
 	// JSON is nil if the payload does not decode.
 	JSON *structpb.Struct
+
+	number int64 // lane and offset, as in its key
 }
 
 // MessageID is the id that a record is known by: its own, or its place.
@@ -41,27 +45,53 @@ func MessageID(r Record, partition uint32, lane uint8, offset int64) string {
 	if len(r.ID) > 0 {
 		return string(r.ID)
 	}
-	if lane > 0 {
-		return fmt.Sprintf("%d.%d-%d", partition, lane+1, offset)
-	}
-	return fmt.Sprintf("%d-%d", partition, offset)
+	return placeID(partition, lane, offset)
 }
 
-// DeadLetters lists dead letters of a group in a topic, by partition and offset. id, if not empty, asks for one. The next page
+// placeID is the id of a message that was published without one: "<partition>-<offset>" in the lowest lane, "<partition>.<priority>-<offset>" above.
+func placeID(partition uint32, lane uint8, offset int64) string {
+	if lane == 0 {
+		return fmt.Sprintf("%d-%d", partition, offset)
+	}
+	return fmt.Sprintf("%d.%d-%d", partition, int(lane)+1, offset)
+}
+
+// parsePlace takes an id made by placeID apart.
+func parsePlace(id string) (partition uint32, number int64, ok bool) {
+	place, offset, found := strings.Cut(id, "-")
+	p, priority, above := strings.Cut(place, ".")
+	n, perr := strconv.ParseUint(p, 10, 32)
+	o, oerr := strconv.ParseInt(offset, 10, 64)
+	lane := uint64(0)
+	var lerr error
+	if above {
+		lane, lerr = strconv.ParseUint(priority, 10, 8)
+		lane--
+	}
+	if !found || perr != nil || oerr != nil || lerr != nil || o < 0 || o >= 1<<laneBits || lane >= 1<<(63-laneBits) || placeID(uint32(n), uint8(lane), o) != id {
+		return 0, 0, false
+	}
+	return uint32(n), laneNumber(uint8(lane), dispatch.Offset(o)), true
+}
+
+// DeadLetters lists dead letters of a group in a topic, by partition, priority and offset. id, if not empty, asks for those of one id. The next page
 // begins at the token returned, which is empty at the end.
-func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id string, limit int, page string) ([]DeadLetter, string, error) {
-	g, refused := b.group(groupName, topicName)
+func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id string, limit int, pageToken string) ([]DeadLetter, string, error) {
+	g, refused := b.awake(ctx, groupName, topicName)
 	if refused != nil {
 		return nil, "", refused
 	}
-	partition, offset, err := parsePage(page, len(g.shards))
+	partition, number, err := parsePage(pageToken, len(g.shards))
 	if err != nil {
 		return nil, "", err
 	}
+	if p, n, ok := parsePlace(id); ok { // a message with an id of its own cannot have such a one
+		return g.deadLetterAt(ctx, p, n, id)
+	}
 	var out []DeadLetter
 	size := 0
-	for ; partition < len(g.shards); partition, offset = partition+1, 0 {
-		for d, err := range g.shards[partition].deadLetters(ctx, offset) {
+	for ; partition < len(g.shards); partition, number = partition+1, 0 {
+		for d, err := range g.shards[partition].deadLetters(ctx, number) {
 			if err != nil {
 				return nil, "", Refusal(err)
 			}
@@ -69,43 +99,77 @@ func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id strin
 				continue
 			}
 			if size += len(d.Record.raw); len(out) == limit || len(out) > 0 && size > pageBytes {
-				return out, fmt.Sprintf("%d.%d", partition, d.number()), nil
+				return out, page(uint32(partition), d.number), nil
 			}
-			codec := g.policy.Load().codec
-			d.JSON, _ = codec.ToJSON(d.Record.Payload) // absent if the payload does not decode
-			if codec.Sensitive() {
-				d.Record.Payload = nil // it would show what JSON leaves out
-			}
+			g.show(&d)
 			out = append(out, d)
 		}
 	}
 	return out, "", nil
 }
 
-func parsePage(page string, partitions int) (partition int, offset int64, err error) {
-	if page == "" {
-		return 0, 0, nil
+// deadLetterAt is the list of the one dead letter at a place, or of none.
+func (g *group) deadLetterAt(ctx context.Context, partition uint32, number int64, id string) ([]DeadLetter, string, error) {
+	if int(partition) >= len(g.shards) {
+		return nil, "", nil
 	}
-	p, o, ok := strings.Cut(page, ".")
-	partition, perr := strconv.Atoi(p)
-	offset, oerr := strconv.ParseInt(o, 10, 64)
-	if !ok || perr != nil || oerr != nil || partition < 0 || partition >= partitions || offset < 0 {
-		return 0, 0, fail(BadPageToken, "page_token", "page token %q was not made by this call", clip(page))
+	s := g.shards[partition]
+	store, err := s.storeNow()
+	if err != nil {
+		return nil, "", Refusal(err)
 	}
-	return partition, offset, nil
+	d, err := s.deadLetterIn(ctx, store, number)
+	switch {
+	case errors.Is(err, engine.ErrNotFound), err == nil && d.ID != id:
+		return nil, "", nil
+	case err != nil:
+		return nil, "", Refusal(err)
+	}
+	g.show(&d)
+	return []DeadLetter{d}, "", nil
 }
 
-// number is what the letter's key has.
-func (d DeadLetter) number() int64 { return laneNumber(d.Lane, dispatch.Offset(d.Offset)) }
+// show adds the payload's JSON, and takes the payload away if it would show what JSON leaves out.
+func (g *group) show(d *DeadLetter) {
+	codec := g.policy.Load().codec
+	d.JSON, _ = codec.ToJSON(d.Record.Payload) // absent if the payload does not decode
+	if codec.Sensitive() {
+		d.Record.Payload = nil
+	}
+}
 
-// deadLetters yields a shard's dead letters from a number (laneNumber) on. It reads the store past the shard's goroutine.
-func (s *shard) deadLetters(ctx context.Context, from int64) func(func(DeadLetter, error) bool) {
+// page is the token of the page that begins at a dead letter.
+func page(partition uint32, number int64) string { return fmt.Sprintf("%d.%d", partition, number) }
+
+func parsePage(token string, partitions int) (partition int, number int64, err error) {
+	if token == "" {
+		return 0, 0, nil
+	}
+	p, o, ok := strings.Cut(token, ".")
+	partition, perr := strconv.Atoi(p)
+	number, oerr := strconv.ParseInt(o, 10, 64)
+	if !ok || perr != nil || oerr != nil || partition < 0 || partition >= partitions || number < 0 {
+		return 0, 0, fail(BadPageToken, "page_token", "page token %q was not made by this call", clip(token))
+	}
+	return partition, number, nil
+}
+
+// storeNow is the shard's map, to be read past its goroutine.
+func (s *shard) storeNow() (engine.Shard, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.store == nil {
+		return nil, errors.Join(errNotServing, s.mu.fault)
+	}
+	return s.mu.store, nil
+}
+
+// deadLetters yields a shard's dead letters from a number on, with an error at last if there is one. It reads the store past the shard's goroutine.
+func (s *shard) deadLetters(ctx context.Context, from int64) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
-		s.mu.Lock()
-		store, fault := s.mu.store, s.mu.fault
-		s.mu.Unlock()
-		if store == nil {
-			yield(DeadLetter{}, errors.Join(errNotServing, fault))
+		store, err := s.storeNow()
+		if err != nil {
+			yield(DeadLetter{}, err)
 			return
 		}
 		for pair, err := range store.Scan(ctx, []byte{keyDeadLetter}, shardKey(keyDeadLetter, from)) {
@@ -115,103 +179,43 @@ func (s *shard) deadLetters(ctx context.Context, from int64) func(func(DeadLette
 			}
 			number, err := keyNumber(pair.Key)
 			if err != nil {
-				yield(DeadLetter{}, err)
+				yield(DeadLetter{}, fmt.Errorf("shard %v: %w", s.id, err))
 				return
 			}
-			lane, offset := laneOf(number)
-			var d storagev1.DeadLetter
-			if err := proto.Unmarshal(pair.Value, &d); err != nil {
-				yield(DeadLetter{}, fmt.Errorf("dead letter %d: %w", offset, err))
-				return
-			}
-			r, err := ParseRecord(d.GetRecord())
-			if err != nil {
-				yield(DeadLetter{}, fmt.Errorf("dead letter %d: %w", offset, err))
-				return
-			}
-			if !yield(DeadLetter{
-				ID: MessageID(r, s.partition, lane, int64(offset)), Partition: s.partition, Lane: lane, Offset: int64(offset), Reason: d.GetReason(), Attempts: d.GetAttempts(),
-				FirstError: d.GetFirstError(), LastError: d.GetLastError(),
-				Published: time.UnixMilli(d.GetAppendTimeMs()), Died: time.UnixMilli(d.GetDiedMs()), Record: r,
-			}, nil) {
+			if d, err := s.parseDeadLetter(number, pair.Value); !yield(d, err) || err != nil {
 				return
 			}
 		}
 	}
 }
 
-// Redrive gives dead letters back to their group: those of ids, or all that are there now. It returns how many, and the ids that no dead letter has.
-func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, ids []string, all bool) (n int, unknown []string, err error) {
-	return b.forDeadLetters(ctx, groupName, topicName, ids, all, func(sv *serving, d DeadLetter) {
-		value, err := proto.Marshal(&storagev1.Redriven{Record: d.Record.raw, AppendTimeMs: d.Published.UnixMilli()})
-		if err != nil {
-			return // of bytes and a number: cannot fail
-		}
-		sv.extra = append(sv.extra,
-			engine.Write{Key: shardKey(keyDeadLetter, d.number()), Delete: true},
-			engine.Write{Key: shardKey(keyRedriven, d.number()), Value: value})
-		sv.dead--
-		sv.counted.Redriven++
-		_ = sv.lanes[d.Lane].machine.Step(sv.broker.now(), dispatch.Redrive{Messages: []dispatch.Message{
-			{Offset: dispatch.Offset(d.Offset), Key: sv.keyHash(d.Record.Key), Size: framedSize(d.Record.raw)},
-		}})
-	})
+// deadLetterIn reads one dead letter. Error: engine.ErrNotFound if there is none.
+func (s *shard) deadLetterIn(ctx context.Context, store engine.Shard, number int64) (DeadLetter, error) {
+	value, err := store.Get(ctx, shardKey(keyDeadLetter, number))
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	return s.parseDeadLetter(number, value)
 }
 
-// Discard deletes dead letters: those of ids, or all that are there now. It returns how many, and the ids that no dead letter has.
-func (b *Broker) Discard(ctx context.Context, groupName, topicName string, ids []string, all bool) (n int, unknown []string, err error) {
-	return b.forDeadLetters(ctx, groupName, topicName, ids, all, func(sv *serving, d DeadLetter) {
-		sv.extra = append(sv.extra, engine.Write{Key: shardKey(keyDeadLetter, d.number()), Delete: true})
-		sv.dead--
-		sv.counted.Discarded++
-	})
-}
-
-// forDeadLetters does something with each dead letter that was chosen, in its shard, durably.
-func (b *Broker) forDeadLetters(ctx context.Context, groupName, topicName string, ids []string, all bool, do func(*serving, DeadLetter)) (n int, unknown []string, err error) {
-	g, refused := b.group(groupName, topicName)
-	if refused != nil {
-		return 0, nil, refused
+// parseDeadLetter reads a value. It keeps no reference to it.
+func (s *shard) parseDeadLetter(number int64, value []byte) (DeadLetter, error) {
+	var stored storagev1.DeadLetter
+	if err := proto.Unmarshal(value, &stored); err != nil {
+		return DeadLetter{}, fmt.Errorf("shard %v, dead letter %x: %w", s.id, number, err)
 	}
-	if all == (len(ids) > 0) {
-		return 0, nil, fail(BadRequest, "ids", "name ids or set all, not both")
+	r, err := ParseRecord(stored.GetRecord())
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("shard %v, dead letter %x: %w", s.id, number, err)
 	}
-	wanted := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		wanted[id] = true
+	lane, offset := laneOf(number)
+	d := DeadLetter{
+		ID: MessageID(r, s.partition, lane, int64(offset)), Partition: s.partition, Offset: int64(offset), Reason: stored.GetReason(), Attempts: stored.GetAttempts(),
+		FirstError: stored.GetFirstError(), LastError: stored.GetLastError(), HoldsKey: stored.GetHoldsKey(),
+		Published: time.UnixMilli(stored.GetAppendTimeMs()), Died: time.UnixMilli(stored.GetDiedMs()), Record: r, number: number,
 	}
-	counts := make([]int, len(g.shards))
-	found := make([][]string, len(g.shards))
-	errs := make([]error, len(g.shards))
-	_, err = g.onAll(ctx, func(sv *serving) {
-		for d, err := range sv.deadLetters(ctx, 0) {
-			if err != nil {
-				errs[sv.partition] = err
-				return
-			}
-			if (all || wanted[d.ID]) && !sv.moved[d.number()] {
-				sv.moved[d.number()] = true
-				do(sv, d)
-				counts[sv.partition]++
-				found[sv.partition] = append(found[sv.partition], d.ID)
-			}
-		}
-	})
-	if ctx.Err() != nil { // shards may still be at it
-		return 0, nil, Refusal(ctx.Err())
+	if s.group.levels() > 1 {
+		d.Priority = uint32(lane) + 1
 	}
-	if err := errors.Join(append(errs, err)...); err != nil {
-		return 0, nil, Refusal(err)
-	}
-	total := 0
-	for p, n := range counts {
-		total += n
-		for _, id := range found[p] {
-			delete(wanted, id)
-		}
-	}
-	if len(wanted) > 0 && total == 0 {
-		return 0, nil, fail(MessageUnknown, "ids", "no dead letter of group %q in topic %q has such an id", groupName, topicName)
-	}
-	return total, slices.Sorted(maps.Keys(wanted)), nil
+	return d, nil
 }

@@ -160,7 +160,6 @@ func unsupported(t *topic.Topic) error {
 		name string
 	}{
 		{t.Dedupe.Window > 0 || t.Dedupe.ID != nil, "dedupe"},
-		{t.RetentionBytes > 0, "retention_bytes"},
 	} {
 		if o.set {
 			return fail(UnsupportedOption, "topics", "topic %q: this version of the sidecar does not support %s", t.Name, o.name).with("option", o.name)
@@ -174,7 +173,7 @@ func unsupportedPolicy(s *topic.Subscription) error {
 		set  bool
 		name string
 	}{
-		{s.Batch != nil, "batch"}, {s.DeadLetter.Retention > 0, "dead_letter.retention"},
+		{s.Batch != nil, "batch"},
 	} {
 		if o.set {
 			return fail(UnsupportedOption, "subscriptions", "subscription %q: this version of the sidecar does not support %s", s.RPC, o.name).
@@ -340,11 +339,13 @@ func (b *Broker) takeEffectLocked(news contents) error {
 		if g == nil && !b.mu.closed {
 			g = newGroup(b, b.mu.topics[s.decl.Topic.Name], s)
 			b.mu.groups[key] = g
-			g.start(b.running)
 		}
 		b.mu.Unlock()
 		if g != nil {
 			g.replacePolicy(s)
+			if g.restless() {
+				g.wakeUp()
+			}
 		}
 	}
 	return nil

@@ -11,7 +11,7 @@ import (
 // errTrimmed says that retention has deleted a message before the group settled it.
 var errTrimmed = errors.New("broker: message was deleted by retention")
 
-// grant lets the machine lease messages to the sessions that have credits, the one that this partition prefers first: so a partition
+// grant lets the machine lease messages to the sessions that have credits, the one that this partition belongs to first: so a partition
 // stays with one consumer while that one keeps up, and others help when it does not. It returns false if nothing was leased.
 func (sv *serving) grant() bool {
 	granted := false
@@ -19,7 +19,8 @@ func (sv *serving) grant() bool {
 		return granted
 	}
 	now := sv.broker.now()
-	for _, j := range sv.order {
+	candidates := sv.candidates()
+	for _, j := range candidates {
 		backlog := sv.machine.Backlog()
 		if backlog == 0 {
 			return granted
@@ -30,7 +31,7 @@ func (sv *serving) grant() bool {
 	}
 	if sv.machine.Backlog() > 0 {
 		sv.hungry.Store(true)
-		for _, j := range sv.order { // credits that came back before the flag was up
+		for _, j := range candidates { // credits that came back before the flag was up
 			if j.roomSince() {
 				sv.signal()
 				break

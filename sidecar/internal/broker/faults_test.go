@@ -15,6 +15,9 @@ import (
 // machine's hearing of it.
 func TestWhatIsPublishedWhileAnEmptiedLogIsReadIsNoGap(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
+		if _, err := w.Pull(t.Context(), "board", departed, 1, 0, 0); err != nil { // so that the group runs
+			t.Fatal(err)
+		}
 		w.publish(departed, 0, 20, 1)
 		if err := w.engine.trimAll(t.Context()); err != nil {
 			t.Fatal(err)
@@ -166,7 +169,7 @@ func TestTwoRedrivesAtOnceCountOnce(t *testing.T) {
 		total := make(chan int)
 		for range 5 {
 			go func() {
-				n, _, err := w.Redrive(context.Background(), "baggage", bags, nil, true)
+				n, _, _, err := w.Redrive(context.Background(), "baggage", bags, broker.Selection{All: true})
 				if err != nil {
 					t.Error(err)
 				}

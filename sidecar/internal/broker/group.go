@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -21,10 +20,14 @@ type group struct {
 	policy atomic.Pointer[subscriptionState]
 	tokens tokens
 	shards []*shard
+	// consumers are the sessions that the partitions belong to. The list is replaced as a whole, with mu held.
+	consumers atomic.Pointer[[]dispatch.SessionID]
 
 	mu struct {
 		sync.Mutex
 		sessions map[dispatch.SessionID]*Session
+		term     *term            // nil until the group is needed for the first time
+		used     dispatch.Instant // when it was needed last
 	}
 }
 
@@ -36,24 +39,6 @@ func newGroup(b *Broker, t *topicState, s *subscriptionState) *group {
 		g.shards = append(g.shards, newShard(g, p))
 	}
 	return g
-}
-
-// start runs the shards until ctx is done.
-func (g *group) start(ctx context.Context) {
-	for _, s := range g.shards {
-		g.broker.work.Go(func() { s.run(ctx) })
-	}
-}
-
-// await returns when every shard has served or failed to, or ctx is done.
-func (g *group) await(ctx context.Context) {
-	for _, s := range g.shards {
-		select {
-		case <-s.tried:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // replacePolicy lets another policy take the place of the present one: for retries and dead letters at once, for the filter with the messages

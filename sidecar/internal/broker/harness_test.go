@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -30,29 +31,35 @@ import (
 
 // world is a broker on memory, in a bubble of fake time.
 type world struct {
-	t      *testing.T
-	engine *faulty
-	member *memcluster.Member
-	topics func(name string, o *mqv1.TopicOptions) // may edit the topics that are declared
-	clock  broker.Clock
+	t        *testing.T
+	engine   *faulty
+	member   *memcluster.Member
+	topics   func(name string, o *mqv1.TopicOptions) // may edit the topics that are declared
+	log      lines
+	priority uint32 // of what publish sends
+	clock    broker.Clock
 	*broker.Broker
 }
 
 // faulty is an engine whose commits can be made to fail.
 type faulty struct {
 	engine.Engine
-	failCommits atomic.Int32 // how many of the next ones
-	failAfter   atomic.Bool  // the next one, after it was made
-	stall       atomic.Int64 // how long each one takes, in nanoseconds
-	lane        atomic.Int32 // that appends go to
-	logs        sync.Map     // that were appended to
+	failCommits atomic.Int32  // how many of the next ones
+	failAfter   atomic.Bool   // the next one, after it was made
+	stall       atomic.Int64  // how long each one takes, in nanoseconds
+	logs        sync.Map      // that were appended to
+	epochs      atomic.Uint64 // added to those that the cluster gives
 	onEmptyRead atomic.Pointer[func()]
-	late        atomic.Bool                  // the next one is reported as unknown, and made a moment later if it still may be
-	full        atomic.Bool                  // commits find no room
-	broken      atomic.Pointer[engine.LogID] // commits that append to it are refused
+	onCommit    atomic.Pointer[func(engine.Batch)] // before each one
+	letterScans atomic.Int64                       // of dead letters
+	reads       atomic.Int64                       // of logs
+	late        atomic.Bool                        // the next one is reported as unknown, and made a moment later if it still may be
+	full        atomic.Bool                        // commits find no room
+	broken      atomic.Pointer[engine.LogID]       // commits that append to it are refused
 }
 
 func (f *faulty) Read(ctx context.Context, log engine.LogID, from engine.Offset, maxBytes int) ([]engine.Chunk, error) {
+	f.reads.Add(1)
 	chunks, err := f.Engine.Read(ctx, log, from, maxBytes)
 	if hook := f.onEmptyRead.Load(); hook != nil && err == nil && len(chunks) == 0 {
 		f.onEmptyRead.Store(nil)
@@ -63,7 +70,6 @@ func (f *faulty) Read(ctx context.Context, log engine.LogID, from engine.Offset,
 
 func (f *faulty) Append(ctx context.Context, appends []engine.Append) ([]engine.Offset, error) {
 	for i := range appends {
-		appends[i].Log.Lane = uint8(f.lane.Load())
 		f.logs.Store(appends[i].Log, true)
 	}
 	return f.Engine.Append(ctx, appends)
@@ -79,7 +85,7 @@ func (f *faulty) trimAll(ctx context.Context) (err error) {
 }
 
 func (f *faulty) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoch) (engine.Shard, error) {
-	s, err := f.Engine.Fence(ctx, id, epoch)
+	s, err := f.Engine.Fence(ctx, id, epoch+engine.Epoch(f.epochs.Load()))
 	return faultyShard{s, f}, err
 }
 
@@ -88,7 +94,17 @@ type faultyShard struct {
 	f *faulty
 }
 
+func (s faultyShard) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[engine.Pair, error] {
+	if string(prefix) == "d" {
+		s.f.letterScans.Add(1)
+	}
+	return s.Shard.Scan(ctx, prefix, from)
+}
+
 func (s faultyShard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
+	if hook := s.f.onCommit.Load(); hook != nil {
+		(*hook)(b)
+	}
 	time.Sleep(time.Duration(s.f.stall.Load()))
 	if s.f.full.Load() {
 		return nil, engine.ErrFull
@@ -119,6 +135,24 @@ func (wall) Wall() time.Time                                 { return time.Now()
 func (wall) Now() time.Time                                  { return time.Now() }
 func (wall) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 
+// lines is what was logged.
+type lines struct {
+	sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.Lock()
+	defer l.Unlock()
+	return l.text.Write(p)
+}
+
+func (w *world) logged() string {
+	w.log.Lock()
+	defer w.log.Unlock()
+	return w.log.text.String()
+}
+
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, engine: &faulty{Engine: memengine.New()}, member: memcluster.New().Join(time.Minute, nil), clock: wall{}}
 	w.engine.failCommits.Store(-1 << 30)
@@ -129,7 +163,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open() {
 	w.t.Helper()
 	b, err := broker.New(w.t.Context(), broker.Options{
-		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.DiscardHandler), Limits: broker.DefaultLimits(),
+		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Limits: broker.DefaultLimits(),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -227,7 +261,7 @@ func (w *world) publish(topic string, first, n, origins int) {
 		if err := protojson.Unmarshal(fmt.Appendf(nil, `{"flightId":"F%d","origin":"O%d"}`, i, i%origins), s); err != nil {
 			w.t.Fatal(err)
 		}
-		raw, err := w.Compose(topic, broker.Draft{JSON: s})
+		raw, err := w.Compose(topic, broker.Draft{JSON: s, Priority: w.priority})
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -17,6 +17,30 @@ func holding(service string, o *mqv1.SubscribeOptions) {
 	}
 }
 
+// TestADeadLetterThatCannotBeStoredHoldsNothing: retention was faster.
+func TestADeadLetterThatCannotBeStoredHoldsNothing(t *testing.T) {
+	inBubbleWith(t, onePartition, holding, func(t *testing.T, w *world) {
+		const total = 600
+		w.publishSized(departed, total, 4<<10) // so much that the first is not kept in memory
+		s := w.join("board", departed, 1000)
+		var got []delivery
+		for len(got) < total {
+			got = append(got, w.next(s)...)
+		}
+		if err := w.engine.trimAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.settle("board", departed, broker.Rejected, got[0])
+		if sum := w.total("board", departed); sum.DeadLetters != 0 || sum.Counters.RetentionLost != 1 {
+			t.Fatalf("then %+v", sum)
+		}
+		w.publishSized(departed, 1, 10) // of the key of the first
+		if next := w.next(s); len(next) != 1 || next[0].offset != total {
+			t.Fatalf("then came %+v", next)
+		}
+	})
+}
+
 // TestADeadLetterHoldsItsKey: the later messages of the key wait, those of others do not, a restart changes nothing, and redriving lets them go in
 // their order.
 func TestADeadLetterHoldsItsKey(t *testing.T) {
@@ -49,7 +73,7 @@ func TestADeadLetterHoldsItsKey(t *testing.T) {
 			synctest.Wait()
 		}
 		s = w.join("board", departed, 10)
-		if n, _, err := w.Redrive(t.Context(), "board", departed, nil, true); n != 1 || err != nil {
+		if n, _, _, err := w.Redrive(t.Context(), "board", departed, broker.Selection{All: true}); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		for _, want := range []int64{0, 2, 4} {

@@ -19,11 +19,11 @@ func prioritised(name string, o *mqv1.TopicOptions) {
 }
 
 // publishAt publishes into a lane.
-func (w *world) publishAt(lane int32, topic string, first, n int) {
+func (w *world) publishAt(lane uint32, topic string, first, n int) {
 	w.t.Helper()
-	w.engine.lane.Store(lane)
+	w.priority = lane + 1
 	w.publish(topic, first, n, 1)
-	w.engine.lane.Store(0)
+	w.priority = 0
 }
 
 // TestUrgentMessagesGoFirst: what waits in a higher lane is leased before anything of a lower one, and every lane keeps its own place.
@@ -34,6 +34,7 @@ func TestUrgentMessagesGoFirst(t *testing.T) {
 		w.publishAt(1, bags, 55, 5)
 		synctest.Wait()
 		s := w.join("baggage", bags, 12)
+		synctest.Wait() // a slice for each lane
 		got := w.next(s)
 		var levels []uint32
 		for _, d := range got {
@@ -77,10 +78,11 @@ func TestUrgentMessagesGoFirst(t *testing.T) {
 // TestDeadLettersOfLanes: three messages of the same offset in three lanes are three dead letters, and each comes back in its lane.
 func TestDeadLettersOfLanes(t *testing.T) {
 	inBubbleWith(t, prioritised, nil, func(t *testing.T, w *world) {
-		for lane := range int32(3) {
+		for lane := range uint32(3) {
 			w.publishAt(lane, bags, int(lane), 1)
 		}
 		s := w.join("baggage", bags, 10)
+		synctest.Wait() // a slice for each lane
 		got := w.next(s)
 		w.settle("baggage", bags, broker.Rejected, got...)
 		s.Close(false)
@@ -105,7 +107,7 @@ func TestDeadLettersOfLanes(t *testing.T) {
 		if page, _, err = w.DeadLetters(t.Context(), "baggage", bags, "", 2, next); err != nil || len(page) != 1 || page[0].ID != "0.3-0" {
 			t.Fatalf("the second page is %+v, %v", page, err)
 		}
-		if n, _, err := w.Redrive(t.Context(), "baggage", bags, []string{"0.3-0"}, false); n != 1 || err != nil {
+		if n, _, _, err := w.Redrive(t.Context(), "baggage", bags, broker.Selection{IDs: []string{"0.3-0"}}); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		w.close() // with the redriven one on its way
@@ -142,14 +144,16 @@ func TestANewGroupAtTheLatestOfEachLane(t *testing.T) {
 		w.declareTopics()
 		w.publishAt(0, bags, 0, 3)
 		w.publishAt(2, bags, 3, 7)
+		defer w.close()
 		w.declare(func(_ string, o *mqv1.SubscribeOptions) { o.StartFrom = mqv1.StartFrom_START_FROM_LATEST.Enum() })
 		synctest.Wait()
 		w.publishAt(1, bags, 10, 1)
 		w.publishAt(2, bags, 11, 1)
-		got := w.next(w.join("baggage", bags, 100))
+		s := w.join("baggage", bags, 100)
+		synctest.Wait() // a slice for each lane
+		got := w.next(s)
 		if len(got) != 2 || got[0].offset != 7 || got[1].offset != 0 {
 			t.Fatalf("came %+v, want the two that were published after the group was declared", got)
 		}
-		w.close()
 	})
 }

@@ -2,7 +2,12 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
+	storagev1 "github.com/typedmq/typedmq/schemas/gen/mq/storage/v1"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
@@ -74,9 +79,34 @@ func (b *Broker) noteTrim(ctx context.Context, t *topicState, log engine.LogID) 
 		return err
 	}
 	for _, g := range b.groupsBy("", t.decl.Name) {
+		if g.resting() {
+			behind, err := g.shards[log.Partition].restsBehind(ctx, log.Lane, int64(bounds.Begin))
+			if err != nil {
+				return err
+			}
+			if behind {
+				g.wakeUp() // which notices
+			}
+			continue
+		}
 		g.shards[log.Partition].call(task{do: func(sv *serving) { sv.passTo(sv.lanes[log.Lane], dispatch.Offset(bounds.Begin)) }})
 	}
 	return nil
+}
+
+// restsBehind tells whether a group that rests has its position below an offset.
+func (s *shard) restsBehind(ctx context.Context, lane uint8, offset int64) (bool, error) {
+	floor := s.group.startOf(s.partition, lane)
+	v, err := s.group.broker.engine.View(s.id).Get(ctx, headKey(lane))
+	if err == nil {
+		var h storagev1.Head
+		err = proto.Unmarshal(v, &h)
+		floor = h.GetFloor()
+	}
+	if err != nil && !errors.Is(err, engine.ErrNotFound) {
+		return false, fmt.Errorf("head of shard %v: %w", s.id, err)
+	}
+	return floor < offset, nil
 }
 
 // passTo lets a lane go on at an offset if it has not come that far. Messages below that it knows already are found to be gone when they are

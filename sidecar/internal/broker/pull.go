@@ -16,7 +16,7 @@ const (
 
 // Pull leases up to n messages for a fixed time, waiting for a first one as long as wait says. A lease of 0 is the subscription's own.
 func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, lease, wait time.Duration) ([]Slice, error) {
-	g, refused := b.group(groupName, topicName)
+	g, refused := b.awake(ctx, groupName, topicName)
 	if refused != nil {
 		return nil, refused
 	}
@@ -33,7 +33,7 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 	case b.draining.Load():
 		return nil, fail(Draining, "", "the sidecar is shutting down")
 	}
-	s := g.newSession("pull", n, DefaultCreditBytes, lease+wait)
+	s := g.newSession("pull", n, DefaultCreditBytes, lease+wait, true)
 	if served, err := g.onAll(ctx, func(sv *serving) { sv.join(s) }); served == 0 {
 		s.Close(false)
 		return nil, Refusal(err)
@@ -71,6 +71,7 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 
 // onAll makes a call to every shard and waits until it has taken effect. It returns how many did it, and why others did not.
 func (g *group) onAll(ctx context.Context, do func(*serving)) (served int, err error) {
+	g.await(ctx)
 	results := make(chan error, len(g.shards))
 	for _, sh := range g.shards {
 		sh.call(task{do: do, done: func(err error) { results <- err }})

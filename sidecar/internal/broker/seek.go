@@ -36,7 +36,7 @@ const chunkSpan = time.Second
 // Errors: *Error of reason SeekQueue, BadOffset, BadTime, BadPartition, BadRequest, TopicUnknown, GroupUnknown, PartitionAway, or that of a read or a
 // commit.
 func (b *Broker) Seek(ctx context.Context, groupName, topicName string, partition *uint32, to SeekTo) ([]Position, error) {
-	g, refused := b.group(groupName, topicName)
+	g, refused := b.awake(ctx, groupName, topicName)
 	if refused != nil {
 		return nil, refused
 	}
@@ -120,8 +120,8 @@ func (b *Broker) seekTarget(ctx context.Context, log engine.LogID, to SeekTo) (d
 	return b.offsetAt(ctx, log, bounds, to.Time.Add(-chunkSpan).UnixMilli())
 }
 
-// offsetAt is the first offset whose chunk is younger than a time, found by bisection: it reads a chunk for each halving.
-func (b *Broker) offsetAt(ctx context.Context, log engine.LogID, bounds engine.Bounds, afterMS int64) (dispatch.Offset, error) {
+// offsetAt is the first offset whose chunk is not older than a time, found by bisection: it reads a chunk for each halving.
+func (b *Broker) offsetAt(ctx context.Context, log engine.LogID, bounds engine.Bounds, sinceMS int64) (dispatch.Offset, error) {
 	low, high := bounds.Begin, bounds.End // every chunk below low is too old, none from high on is
 	for low < high {
 		middle := low + (high-low)/2
@@ -133,7 +133,7 @@ func (b *Broker) offsetAt(ctx context.Context, log engine.LogID, bounds engine.B
 			return dispatch.Offset(bounds.End), nil
 		}
 		switch c := chunks[0]; {
-		case c.TimeMS <= afterMS:
+		case c.TimeMS < sinceMS:
 			low = c.Last() + 1
 		case c.First > middle: // the log was trimmed up to here meanwhile
 			return dispatch.Offset(c.First), nil

@@ -66,6 +66,8 @@ func TestSeek(t *testing.T) {
 			{"between", broker.SeekTo{Time: start.Add(333 * time.Second)}, 34},
 			{"exact", broker.SeekTo{Time: start.Add(330 * time.Second)}, 33},
 			{"within the span of a chunk", broker.SeekTo{Time: start.Add(330*time.Second + 900*time.Millisecond)}, 33},
+			{"at the end of the span", broker.SeekTo{Time: start.Add(331 * time.Second)}, 33},
+			{"behind it", broker.SeekTo{Time: start.Add(331*time.Second + time.Millisecond)}, 34},
 			{"now", broker.SeekTo{Time: time.Now()}, 50},
 		} {
 			positions, err := w.Seek(t.Context(), "board", departed, first, c.to)
@@ -145,7 +147,7 @@ func TestADeadLetterThatIsSeenAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n, _, err := w.Redrive(t.Context(), "board", departed, nil, true); n != 1 || err != nil { // while the log brings it anyway
+		if n, _, _, err := w.Redrive(t.Context(), "board", departed, broker.Selection{All: true}); n != 1 || err != nil { // while the log brings it anyway
 			t.Fatal(n, err)
 		}
 		if got := w.offsets(departed); !slices.Equal(got, []int64{0}) {
@@ -166,11 +168,11 @@ func TestSeekOfLanes(t *testing.T) {
 		o.Delivery = mqv1.Delivery_DELIVERY_PUBSUB.Enum()
 	}
 	inBubbleWith(t, pubsub, nil, func(t *testing.T, w *world) {
-		for lane := range int32(3) {
+		for lane := range uint32(3) {
 			w.publishAt(lane, bags, 0, 2)
 		}
 		time.Sleep(time.Minute)
-		for lane := range int32(3) {
+		for lane := range uint32(3) {
 			w.publishAt(lane, bags, 0, 1)
 		}
 		if got := w.offsets(bags); len(got) != 9 {

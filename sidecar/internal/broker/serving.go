@@ -29,7 +29,8 @@ type serving struct {
 	grants  dispatch.Grant   // the present one, kept for reuse
 
 	sessions map[dispatch.SessionID]*joined
-	order    []*joined // the sessions in the order in which this partition prefers them
+	order    []*joined          // the sessions in the order of candidates
+	owner    dispatch.SessionID // the session that the partition belongs to, as order knows it
 
 	extra   []engine.Write // written with the next commit
 	moved   map[int64]bool // numbers of dead letters (laneNumber) that extra redrives or discards
@@ -52,20 +53,6 @@ type joined struct {
 	freed   uint64 // the budget's, when this partition leased last
 	heard   int64  // the end of its leases that the machine knows from heartbeats
 	rank    uint64
-}
-
-// Counters count what happened since the partition was claimed.
-type Counters struct {
-	Delivered, Acknowledged, Skipped, Filtered, Retried, DeadLettered, ExpiredLeases, Redriven, Discarded int64
-	FilterErrors                                                                                          int64
-	// Expired counts messages that were not worth a delivery any more, whether they became dead letters or not.
-	Expired int64
-	// Lost counts leases whose consumer vanished.
-	Lost int64
-	// RetentionLost counts messages that retention deleted before the group settled them.
-	RetentionLost int64
-	// DeadLettersExpired counts dead letters that were deleted after their retention.
-	DeadLettersExpired int64
 }
 
 func newServing(ctx context.Context, s *shard, got claimed, store engine.Shard) (*serving, error) {
@@ -98,6 +85,9 @@ func (sv *serving) serve(ctx context.Context) error {
 	}
 	decl := sv.group.policy.Load().decl // it may have been replaced before calls were let in
 	sv.reconfigure(policyOf(decl))
+	for _, l := range sv.lanes { // what retention deleted meanwhile
+		sv.passTo(l, dispatch.Offset(l.trimmed))
+	}
 	sv.signal()
 	for {
 		select {
@@ -318,13 +308,8 @@ func (sv *serving) join(s *Session) {
 	}
 	j := &joined{Session: s, rank: scramble(uint64(s.ID)<<20 ^ uint64(sv.partition))}
 	sv.sessions[s.ID] = j
-	at := 0
-	for at < len(sv.order) && sv.order[at].rank > j.rank {
-		at++
-	}
-	sv.order = append(sv.order, nil)
-	copy(sv.order[at+1:], sv.order[at:])
-	sv.order[at] = j
+	sv.order = append(sv.order, j)
+	sv.sortSessions()
 	now := sv.broker.now()
 	_ = sv.machine.Step(now, dispatch.Join{Session: s.ID, Until: now.Add(s.Lease)})
 }
@@ -372,9 +357,12 @@ func (sv *serving) forget(id dispatch.SessionID) {
 
 // settleAccounts returns the credits of leases that are over, and ends sessions that were not heard of.
 func (sv *serving) settleAccounts() {
+	leased := 0
+	defer func() { sv.leases.Store(int64(leased)) }()
 	for i := len(sv.order) - 1; i >= 0; i-- { // from the end: forget closes the gap
 		j := sv.order[i]
 		leases, bytes, known := sv.machine.Leases(j.ID)
+		leased += leases
 		if !known {
 			sv.forget(j.ID)
 			j.end(fail(SessionLost, "", "nothing was heard of the consumer for %v", j.Lease))

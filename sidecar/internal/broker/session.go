@@ -32,6 +32,8 @@ type Session struct {
 	Client string
 	Lease  time.Duration
 	group  *group
+	// passing says that it takes messages once and goes: no partition belongs to it.
+	passing bool
 
 	budget budget
 	until  atomic.Int64 // end of its leases as heartbeats put it; a shard looks at it before it does anything else
@@ -64,7 +66,8 @@ func (b *Broker) Join(groupName, topicName, client string, credits int, creditBy
 	if b.draining.Load() {
 		return nil, fail(Draining, "", "the sidecar is shutting down")
 	}
-	s := g.newSession(client, credits, creditBytes, g.lease())
+	s := g.newSession(client, credits, creditBytes, g.lease(), false)
+	g.wakeUp() // after it is in the group, whose shards look for those that are there
 	s.group.eachShard(task{do: func(sv *serving) { sv.join(s) }})
 	if b.draining.Load() { // since the look above: Drain may have missed the session
 		s.drain()
@@ -72,15 +75,13 @@ func (b *Broker) Join(groupName, topicName, client string, credits int, creditBy
 	return s, nil
 }
 
-func (g *group) newSession(client string, credits int, creditBytes int64, lease time.Duration) *Session {
+func (g *group) newSession(client string, credits int, creditBytes int64, lease time.Duration, passing bool) *Session {
 	s := &Session{
-		ID: dispatch.SessionID(g.broker.lastID.Add(1)), Client: client, Lease: lease, group: g,
+		ID: dispatch.SessionID(g.broker.lastID.Add(1)), Client: client, Lease: lease, group: g, passing: passing,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	s.budget.messages, s.budget.bytes = int64(credits), creditBytes
-	g.mu.Lock()
-	g.mu.sessions[s.ID] = s
-	g.mu.Unlock()
+	g.arrive(s)
 	return s
 }
 
@@ -177,10 +178,8 @@ func (s *Session) end(err *Error) {
 		s.mu.Lock()
 		s.mu.err = err
 		s.mu.Unlock()
-		s.group.mu.Lock()
-		delete(s.group.mu.sessions, s.ID)
-		s.group.mu.Unlock()
 		close(s.gone)
+		s.group.depart(s)
 	})
 }
 

@@ -56,7 +56,7 @@ type SettleRefusal struct {
 
 // Settle applies outcomes and returns when they are durable. acks are tokens of TokenSize bytes each, joined. Refusals are per token.
 func (b *Broker) Settle(ctx context.Context, groupName, topicName string, acks []byte, others []Settlement) ([]SettleRefusal, error) {
-	g, refused := b.group(groupName, topicName)
+	g, refused := b.awake(ctx, groupName, topicName)
 	if refused != nil {
 		return nil, refused
 	}

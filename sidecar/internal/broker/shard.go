@@ -22,16 +22,17 @@ type shard struct {
 	partition uint32
 	id        engine.ShardID
 
-	tried  chan struct{} // closed once the shard has served or failed to
 	wake   chan struct{} // holds a token when there is something to do
 	hungry atomic.Bool   // has messages and nobody to lease them to
+	leases atomic.Int64  // as of the last turn
 
 	mu struct {
 		sync.Mutex
 		calls   []task
-		tried   bool
+		tried   chan struct{} // of the present term: closed once the shard has served or failed to
 		serving bool
 		fault   error // why it does not serve
+		past    Counters
 		store   engine.Shard
 	}
 }
@@ -51,7 +52,7 @@ func (t task) finish(err error) {
 
 func newShard(g *group, partition uint32) *shard {
 	return &shard{
-		group: g, partition: partition, wake: make(chan struct{}, 1), tried: make(chan struct{}),
+		group: g, partition: partition, wake: make(chan struct{}, 1),
 		id: engine.ShardID{Group: g.name, Topic: g.topic.id, Partition: partition},
 	}
 }
@@ -97,10 +98,25 @@ func (s *shard) open(store engine.Shard) {
 }
 
 func (s *shard) triedLocked() {
-	if !s.mu.tried {
-		s.mu.tried = true
-		close(s.tried)
+	select {
+	case <-s.mu.tried:
+	default:
+		close(s.mu.tried)
 	}
+}
+
+// begin makes the shard ready for another term.
+func (s *shard) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.tried = make(chan struct{})
+}
+
+// tried is closed once the shard has served or failed to in its present term.
+func (s *shard) tried() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.tried
 }
 
 func (s *shard) close(fault error) {
@@ -167,7 +183,11 @@ func (s *shard) own(ctx context.Context) error {
 	s.open(store)
 	err = sv.serve(ctx)
 	sv.stop()
+	s.keep(sv.counters())
 	s.close(errors.Join(errNotServing, err))
 	sv.failPending(err)
+	if ctx.Err() != nil && b.running.Err() == nil { // the group rests; at the end all are given up at once
+		err = errors.Join(err, b.claims.release(b.running, s.id))
+	}
 	return err
 }

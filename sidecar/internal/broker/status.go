@@ -22,7 +22,9 @@ type TopicStatus struct {
 // PartitionStatus is what a partition holds, or why it does not serve. In a topic with priorities Begin and End are sums over its levels.
 type PartitionStatus struct {
 	Begin, End int64
-	Fault      error
+	// Bytes is what the records weigh that are kept.
+	Bytes int64
+	Fault error
 }
 
 func (b *Broker) allTopics() []*topicState {
@@ -58,6 +60,7 @@ func (b *Broker) topicStatus(ctx context.Context, t *topicState) TopicStatus {
 			bounds, err := b.engine.Bounds(ctx, engine.LogID{Topic: t.id, Partition: p, Lane: uint8(lane)})
 			sum.Begin += int64(bounds.Begin)
 			sum.End += int64(bounds.End)
+			sum.Bytes += bounds.Bytes
 			sum.Fault = errors.Join(sum.Fault, err)
 		}
 		st.Bounds = append(st.Bounds, sum)
@@ -143,6 +146,13 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 	for _, g := range b.groupsBy(name, topicName) {
 		st := GroupStatus{Group: g.name, Topic: g.topic.decl.Name, Consumers: len(g.allSessions()), Paused: g.policy.Load().paused,
 			Partitions: make([]ShardStatus, len(g.shards))}
+		if g.resting() {
+			for p, sh := range g.shards {
+				st.Partitions[p] = sh.restingStatus(ctx)
+			}
+			out = append(out, st)
+			continue
+		}
 		for p := range st.Partitions {
 			st.Partitions[p] = ShardStatus{Partition: uint32(p), Fault: errNotServing}
 		}
@@ -159,16 +169,13 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 
 func (sv *serving) status() ShardStatus {
 	sv.grow(sv.broker.now())
-	st := ShardStatus{Partition: sv.partition, DeadLetters: sv.dead, Counters: sv.counted, Epoch: uint64(sv.claim.claim.Epoch)}
+	st := ShardStatus{Partition: sv.partition, DeadLetters: sv.dead, Counters: sv.past(), Epoch: uint64(sv.claim.claim.Epoch)}
+	st.Counters.add(sv.counters())
 	for _, l := range sv.lanes {
 		st.Position += int64(l.machine.Position())
 		st.End += l.end.Load()
 		st.Lag += l.machine.Lag()
 		st.addStats(l.machine.Stats())
-		tally := l.machine.Tally()
-		st.Counters.ExpiredLeases += tally.LeasesExpired
-		st.Counters.Expired += tally.Expired
-		st.Counters.Lost += tally.Losses
 	}
 	return st
 }

@@ -51,7 +51,8 @@ type Append struct {
 	Log     LogID
 	Records []byte
 	Count   int
-	// TimeMS is the append time to store, in milliseconds since 1970.
+	// TimeMS is the append time to store, in milliseconds since 1970. One that is earlier than that of the log's last chunk is stored as that: times of a
+	// log never go back, so that they can be searched.
 	TimeMS int64
 }
 
@@ -62,13 +63,19 @@ type Chunk struct {
 	Count   int
 	TimeMS  int64
 	Records []byte
+	// Taken is how many bytes of Records the log took before this chunk, trimmed ones included.
+	Taken int64
 }
 
 // Last is the offset of the chunk's last record.
 func (c Chunk) Last() Offset { return c.First + Offset(c.Count) - 1 }
 
 // Bounds tells what a log holds: records at or above Begin and below End. End is the offset that the next record gets.
-type Bounds struct{ Begin, End Offset }
+type Bounds struct {
+	Begin, End Offset
+	// Bytes is the sum of len(Chunk.Records) over the chunks that are kept.
+	Bytes int64
+}
 
 // Write is one change of a shard's map: Value replaces what Key had; with Delete the key goes.
 type Write struct {
@@ -97,7 +104,7 @@ type Engine interface {
 	// Errors: *CorruptError, ErrClosed.
 	Read(ctx context.Context, log LogID, from Offset, maxBytes int) ([]Chunk, error)
 
-	// Bounds of a log; a log without records is {0, 0}.
+	// Bounds of a log; a log without records is the zero Bounds.
 	Bounds(ctx context.Context, log LogID) (Bounds, error)
 
 	// Watch calls notify with the log's end each time the end has advanced durably, until cancel is called. notify must not block
@@ -111,6 +118,9 @@ type Engine interface {
 	// across restarts. An epoch below the highest seen fails with ErrFenced; the highest itself may be claimed again, which is how an
 	// owner that is unsure of a write's outcome reads its state anew.
 	Fence(ctx context.Context, shard ShardID, epoch Epoch) (Shard, error)
+
+	// View reads a shard's map without a claim: what was durable at some instant. Commits of the shard fail with ErrFenced.
+	View(shard ShardID) Shard
 
 	// Close waits for calls under way. Calls after it fail with ErrClosed.
 	Close() error

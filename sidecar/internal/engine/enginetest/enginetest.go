@@ -46,6 +46,8 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"scan sees one state", scanSeesOneState},
 		{"watch tells the end", watchTellsTheEnd},
 		{"trim", trim},
+		{"bounds tell the bytes that are kept", boundsTellBytes},
+		{"times of a log never go back", timesNeverGoBack},
 		{"a cancelled context", cancelledContext},
 		{"close", closing},
 		{"close during appends", closingDuringAppends},
@@ -116,7 +118,8 @@ func mustCommit(t *testing.T, s engine.Shard, batch engine.Batch) []engine.Offse
 
 func put(key, value string) engine.Write { return engine.Write{Key: []byte(key), Value: []byte(value)} }
 
-// readAll returns the records at or above from, and checks that they are dense and end where Bounds says.
+// readAll returns the records at or above from, and checks that they are dense and end where Bounds says, that chunks know the bytes before them, that
+// Bounds knows the bytes of all, and that times do not go back. Nothing else may use the log meanwhile.
 func readAll(t *testing.T, e engine.Engine, log engine.LogID, from engine.Offset) []string {
 	t.Helper()
 	bounds, err := e.Bounds(t.Context(), log)
@@ -124,7 +127,11 @@ func readAll(t *testing.T, e engine.Engine, log engine.LogID, from engine.Offset
 		t.Fatalf("bounds: %v", err)
 	}
 	from = max(from, bounds.Begin)
-	var records []string
+	var (
+		records []string
+		last    engine.Chunk
+	)
+	begin, size := from, int64(0)
 	for from < bounds.End {
 		chunks, err := e.Read(t.Context(), log, from, 1<<20)
 		if err != nil {
@@ -137,6 +144,11 @@ func readAll(t *testing.T, e engine.Engine, log engine.LogID, from engine.Offset
 			if c.First > from || c.Last() < from {
 				t.Fatalf("read from %d returned a chunk of %d to %d", from, c.First, c.Last())
 			}
+			if size > 0 && (c.Taken != last.Taken+int64(len(last.Records)) || c.TimeMS < last.TimeMS) {
+				t.Fatalf("chunk at %d has %d bytes before it and time %d, after %d+%d and time %d", c.First, c.Taken, c.TimeMS, last.Taken, len(last.Records), last.TimeMS)
+			}
+			size += int64(len(c.Records))
+			last = c
 			n := 0
 			for offset, record := range c.All() {
 				if offset >= from {
@@ -149,6 +161,9 @@ func readAll(t *testing.T, e engine.Engine, log engine.LogID, from engine.Offset
 			}
 			from = c.Last() + 1
 		}
+	}
+	if begin == bounds.Begin && size != bounds.Bytes {
+		t.Fatalf("bounds tell of %d bytes, the log holds %d", bounds.Bytes, size)
 	}
 	return records
 }
@@ -660,7 +675,7 @@ func trim(t *testing.T, h Harness) {
 	if err := h.Engine.Trim(t.Context(), logA, 1<<60); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := h.Engine.Bounds(t.Context(), logA); err != nil || b != (engine.Bounds{Begin: 100, End: 100}) {
+	if b, err := h.Engine.Bounds(t.Context(), logA); err != nil || b != (engine.Bounds{Begin: 100, End: 100}) { // and no bytes
 		t.Errorf("after a trim of all bounds are %v, %v", b, err)
 	}
 	if chunks, err := h.Engine.Read(t.Context(), logA, 0, 1<<20); err != nil || len(chunks) != 0 {
@@ -672,6 +687,82 @@ func trim(t *testing.T, h Harness) {
 	if got := readAll(t, h.Engine, logA, 0); fmt.Sprint(got) != "[next]" {
 		t.Errorf("the log holds %v", got)
 	}
+}
+
+// boundsTellBytes follows the count of bytes through trims and, where the engine can, through being opened again. What was trimmed counts in
+// Chunk.Taken for ever, also when nothing was left.
+func boundsTellBytes(t *testing.T, h Harness) {
+	e := h.Engine
+	var taken int64
+	check := func(when string) {
+		t.Helper()
+		readAll(t, e, logA, 0) // which compares each chunk with the one before, and the sum with Bounds
+		b, err := e.Bounds(t.Context(), logA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunks, err := e.Read(t.Context(), logA, b.End-1, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Begin == b.End {
+			if b.Bytes != 0 || len(chunks) != 0 {
+				t.Fatalf("%s: an empty log has %d bytes, %d chunks", when, b.Bytes, len(chunks))
+			}
+			return
+		}
+		if got := chunks[0].Taken + int64(len(chunks[0].Records)); got != taken {
+			t.Fatalf("%s: the last chunk ends at %d bytes, %d were appended", when, got, taken)
+		}
+	}
+	reopen := func() {
+		if h.Reopen == nil {
+			return
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e = h.Reopen(t)
+		t.Cleanup(func() { e.Close() })
+	}
+	for round, before := range []engine.Offset{0, 5, 20, 1 << 40, 45, 1 << 40} {
+		for range 2 {
+			a := appendOf(logA, "first", "second", fmt.Sprint("third of round ", round))
+			taken += int64(len(a.Records))
+			mustAppend(t, e, a, appendOf(logB, "other"))
+			check(fmt.Sprintf("round %d, after an append", round))
+		}
+		if err := e.Trim(t.Context(), logA, before); err != nil {
+			t.Fatal(err)
+		}
+		check(fmt.Sprintf("round %d, after a trim before %d", round, before))
+		reopen()
+		check(fmt.Sprintf("round %d, opened again", round))
+	}
+}
+
+// timesNeverGoBack: a clock that was set back looks as if it stood still.
+func timesNeverGoBack(t *testing.T, h Harness) {
+	e := h.Engine
+	var want int64
+	for i, ms := range []int64{1_000_000, 900_000, 999_999, 0, 1_000_000, 2_000_000, 1_000_000, 2_000_001} {
+		if h.Reopen != nil && i%2 == 0 {
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+			e = h.Reopen(t)
+			t.Cleanup(func() { e.Close() })
+		}
+		want = max(want, ms)
+		a := appendOf(logA, "r")
+		a.TimeMS = ms
+		first := mustAppend(t, e, a)[0]
+		chunks, err := e.Read(t.Context(), logA, first, 1)
+		if err != nil || len(chunks) != 1 || chunks[0].TimeMS != want {
+			t.Errorf("appended at %d: %+v, %v, want time %d", ms, chunks, err, want)
+		}
+	}
+	readAll(t, e, logA, 0)
 }
 
 func cancelledContext(t *testing.T, h Harness) {
@@ -860,7 +951,8 @@ func reopenAfterTrim(t *testing.T, h Harness) {
 		}
 		e = h.Reopen(t)
 		t.Cleanup(func() { e.Close() })
-		if b, err := e.Bounds(t.Context(), logA); err != nil || b != step.want {
+		b, err := e.Bounds(t.Context(), logA)
+		if b.Bytes = 0; err != nil || b != step.want { // readAll knows the bytes
 			t.Fatalf("after a trim before %d and reopening bounds are %v, want %v, %v", step.before, b, step.want, err)
 		}
 		if got := readAll(t, e, logA, 0); len(got) != int(step.want.End-step.want.Begin) {

@@ -33,6 +33,7 @@ type Engine struct {
 type log struct {
 	begin, end engine.Offset
 	chunks     []engine.Chunk
+	total      int64 // bytes of records up to end
 }
 
 // state is a shard: its claim and its map, sorted by key. Slices in it are never changed in place, so that a scan may keep them.
@@ -106,8 +107,12 @@ func (e *Engine) logLocked(id engine.LogID) *log {
 
 func (l *log) append(timeMS int64, runs []engine.Run) (first engine.Offset) {
 	first = l.end
+	if n := len(l.chunks); n > 0 {
+		timeMS = max(timeMS, l.chunks[n-1].TimeMS)
+	}
 	for _, run := range runs {
-		l.chunks = append(l.chunks, engine.Chunk{First: l.end, Count: run.Count, TimeMS: timeMS, Records: bytes.Clone(run.Records)})
+		l.chunks = append(l.chunks, engine.Chunk{First: l.end, Count: run.Count, TimeMS: timeMS, Records: bytes.Clone(run.Records), Taken: l.total})
+		l.total += int64(len(run.Records))
 		l.end += engine.Offset(run.Count)
 	}
 	return first
@@ -181,7 +186,11 @@ func (e *Engine) Bounds(ctx context.Context, id engine.LogID) (engine.Bounds, er
 	if l == nil {
 		return engine.Bounds{}, nil
 	}
-	return engine.Bounds{Begin: l.begin, End: l.end}, nil
+	bounds := engine.Bounds{Begin: l.begin, End: l.end}
+	if len(l.chunks) > 0 {
+		bounds.Bytes = l.total - l.chunks[0].Taken
+	}
+	return bounds, nil
 }
 
 // Watch implements engine.Engine.
@@ -252,6 +261,9 @@ func (e *Engine) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoc
 	return &shard{engine: e, id: id, epoch: epoch}, nil
 }
 
+// View implements engine.Engine.
+func (e *Engine) View(id engine.ShardID) engine.Shard { return &shard{engine: e, id: id} }
+
 // Close implements engine.Engine. Closing again does nothing.
 func (e *Engine) Close() error {
 	e.mu.Lock()
@@ -268,6 +280,9 @@ type shard struct {
 }
 
 func (s *shard) Commit(ctx context.Context, batch engine.Batch) ([]engine.Offset, error) {
+	if s.epoch == 0 {
+		return nil, engine.ErrFenced
+	}
 	return s.engine.write(ctx, s, batch)
 }
 
@@ -312,7 +327,10 @@ func (s *shard) pairs(ctx context.Context) ([]engine.Pair, error) {
 	if s.engine.mu.closed {
 		return nil, engine.ErrClosed
 	}
-	return s.engine.mu.shards[s.id].pairs, nil
+	if st := s.engine.mu.shards[s.id]; st != nil {
+		return st.pairs, nil
+	}
+	return nil, nil
 }
 
 // apply makes a new sorted map of the old one and the writes, of which the last of a key counts.

@@ -50,6 +50,7 @@ type preparedAppend struct {
 type trimTo struct {
 	log   *logState
 	begin engine.Offset
+	taken int64 // bytes of records before begin
 }
 
 // write checks a batch and has it committed.
@@ -233,10 +234,9 @@ type plannedChunk struct {
 	runs   []engine.Run
 }
 
+// fits is asked with a time that is not before the chunk's.
 func (p *plannedChunk) fits(run engine.Run, timeMS int64) bool {
-	apart := timeMS - p.timeMS
-	return p.count+run.Count <= engine.MaxChunkRecords && p.size+len(run.Records) <= engine.MaxChunkBytes &&
-		apart >= -mergeWithin && apart <= mergeWithin
+	return p.count+run.Count <= engine.MaxChunkRecords && p.size+len(run.Records) <= engine.MaxChunkBytes && timeMS-p.timeMS <= mergeWithin
 }
 
 // append gives the records their offsets and chunks.
@@ -246,10 +246,12 @@ func (c *cycle) append(a *preparedAppend) {
 		c.logs = append(c.logs, l)
 	}
 	a.first = l.next
+	timeMS := max(a.timeMS, l.timeMS)
 	for _, run := range a.runs {
 		n := len(l.plan)
-		if n == 0 || !l.plan[n-1].fits(run, a.timeMS) {
-			l.plan = append(l.plan, plannedChunk{first: l.next, timeMS: a.timeMS})
+		if n == 0 || !l.plan[n-1].fits(run, timeMS) {
+			l.plan = append(l.plan, plannedChunk{first: l.next, timeMS: timeMS})
+			l.timeMS = timeMS
 			n++
 		}
 		p := &l.plan[n-1]
@@ -263,7 +265,7 @@ func (c *cycle) append(a *preparedAppend) {
 
 func (c *cycle) trim(t *trimTo) {
 	if t.begin > t.log.begin {
-		t.log.begin = t.begin
+		t.log.begin, t.log.taken = t.begin, t.taken
 		c.trimmed = append(c.trimmed, t.log)
 	}
 }
@@ -282,7 +284,7 @@ func (e *Engine) build(c *cycle) error {
 		}
 		key := logKey(l.id)
 		errs = append(errs, c.batch.DeleteRange(chunkKey(l.id, 0), chunkKey(l.id, l.begin), nil))
-		set(key, sealed(key, trimmedLog(l.begin, sum)))
+		set(key, sealed(key, logBegin{l.begin, sum, l.taken}.encode()))
 	}
 	for _, l := range c.logs {
 		errs = append(errs, l.build(c.batch))
@@ -318,7 +320,8 @@ func (l *logState) build(batch *pebble.Batch) error {
 		for _, run := range p.runs {
 			at += copy(op.Value[at:], run.Records)
 		}
-		l.sum = fillChunk(op.Key, op.Value, l.sum, p.count, p.first, p.timeMS)
+		l.sum = fillChunk(op.Key, op.Value, l.sum, p.count, p.first, p.timeMS, l.total)
+		l.total += int64(p.size)
 		if err := op.Finish(); err != nil {
 			return err
 		}
@@ -353,13 +356,9 @@ func (e *Engine) mark(c *cycle) {
 // publish lets readers see what is durable.
 func (e *Engine) publish(c *cycle) {
 	for _, l := range c.logs {
-		l.mu.Lock()
-		l.mu.bounds.End = l.next
-		l.mu.Unlock()
+		l.publish()
 	}
 	for _, l := range c.trimmed {
-		l.mu.Lock()
-		l.mu.bounds.Begin = l.begin
-		l.mu.Unlock()
+		l.publish()
 	}
 }

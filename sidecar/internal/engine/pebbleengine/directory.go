@@ -19,7 +19,7 @@ const (
 	lockFile     = "LOCK"
 	formatPrefix = "typedmq engine "
 	// formatNumber is raised by every change of what is written that an older binary cannot read, Pebble's own format included.
-	formatNumber = 1
+	formatNumber = 2
 )
 
 var (
@@ -93,7 +93,7 @@ func lock(fsys vfs.FS, name string) (*pebble.Lock, error) {
 func (d *directory) checkFormat() error {
 	f, err := d.fs.Open(d.path(formatFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.writeFormat()
+		return d.beginFormat()
 	}
 	if err != nil {
 		return err
@@ -111,23 +111,34 @@ func (d *directory) checkFormat() error {
 	if number > formatNumber {
 		return fmt.Errorf("%w: format %d, this one knows up to %d", ErrNewerFormat, number, formatNumber)
 	}
+	if number < formatNumber { // what is there can be read; what will be written, an older binary cannot read
+		return d.writeFormat()
+	}
 	return nil
 }
 
-func (d *directory) writeFormat() error {
+// newFormat is the format file while it is written.
+const newFormat = formatFile + ".new"
+
+// beginFormat writes the format file into a directory that is empty but for the lock.
+func (d *directory) beginFormat() error {
 	names, err := d.fs.List(d.name)
 	if err != nil {
 		return err
 	}
-	temporary := formatFile + ".new"
 	for _, name := range names {
 		switch name {
-		case lockFile, temporary, "lost+found":
+		case lockFile, newFormat, "lost+found":
 		default:
 			return fmt.Errorf("%w: found %s", ErrNotAStore, name)
 		}
 	}
-	f, err := d.fs.Create(d.path(temporary), vfs.WriteCategoryUnspecified)
+	return d.writeFormat()
+}
+
+// writeFormat puts a format file in place, or one of the present format in the place of an older one.
+func (d *directory) writeFormat() error {
+	f, err := d.fs.Create(d.path(newFormat), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
@@ -135,7 +146,7 @@ func (d *directory) writeFormat() error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := d.fs.Rename(d.path(temporary), d.path(formatFile)); err != nil {
+	if err := d.fs.Rename(d.path(newFormat), d.path(formatFile)); err != nil {
 		return err
 	}
 	return syncDir(d.fs, d.name)

@@ -75,27 +75,32 @@ func after(prefix []byte) []byte {
 
 // A chunk's value:
 //
-//	0  version, 1
+//	0  version, 2
 //	1  CRC-32C of the key and of the value from byte 5 on
 //	5  the same checksum of the log's previous chunk, 0 for the first: chunks form a chain
 //	9  count of records
 //	13 offset of the first record
 //	21 append time in milliseconds since 1970
-//	29 the records, an encoded RecordSet
+//	29 bytes of records that the log took before
+//	37 the records, an encoded RecordSet
+//
+// Version 1 had no bytes before: its records begin at 29, and weigh nothing in the log's count.
 const (
-	chunkVersion   = 1
-	chunkSumAt     = 1
-	chunkSummed    = 5
-	chunkHeaderLen = 29
+	chunkVersion     = 2
+	chunkSumAt       = 1
+	chunkSummed      = 5
+	chunkHeaderLen   = 37
+	chunkHeaderLenV1 = 29
 )
 
 // fillChunk writes the header over the first chunkHeaderLen bytes of value, whose records are already in place, and returns the checksum.
-func fillChunk(key, value []byte, previous uint32, count int, first engine.Offset, timeMS int64) uint32 {
+func fillChunk(key, value []byte, previous uint32, count int, first engine.Offset, timeMS, taken int64) uint32 {
 	value[0] = chunkVersion
 	binary.BigEndian.PutUint32(value[5:], previous)
 	binary.BigEndian.PutUint32(value[9:], uint32(count))
 	binary.BigEndian.PutUint64(value[13:], uint64(first))
 	binary.BigEndian.PutUint64(value[21:], uint64(timeMS))
+	binary.BigEndian.PutUint64(value[29:], uint64(taken))
 	sum := checksum(key, value[chunkSummed:])
 	binary.BigEndian.PutUint32(value[chunkSumAt:], sum)
 	return sum
@@ -105,21 +110,30 @@ func fillChunk(key, value []byte, previous uint32, count int, first engine.Offse
 type storedChunk struct {
 	engine.Chunk
 	sum, previous uint32
+	total         int64 // bytes of records that the log took up to its end
 }
 
 func parseChunk(key, value []byte) (storedChunk, error) {
-	if len(key) != chunkKeyLen || len(value) < chunkHeaderLen {
+	if len(key) != chunkKeyLen || len(value) < chunkHeaderLenV1 {
 		return storedChunk{}, damage("chunk is cut short")
 	}
-	if value[0] != chunkVersion {
+	header := chunkHeaderLen
+	switch value[0] {
+	case chunkVersion:
+	case 1:
+		header = chunkHeaderLenV1
+	default:
 		return storedChunk{}, damage("chunk of an unknown version")
+	}
+	if len(value) < header {
+		return storedChunk{}, damage("chunk is cut short")
 	}
 	c := storedChunk{
 		Chunk: engine.Chunk{
 			First:   engine.Offset(binary.BigEndian.Uint64(value[13:])),
 			Count:   int(binary.BigEndian.Uint32(value[9:])),
 			TimeMS:  int64(binary.BigEndian.Uint64(value[21:])),
-			Records: value[chunkHeaderLen:],
+			Records: value[header:],
 		},
 		sum:      binary.BigEndian.Uint32(value[chunkSumAt:]),
 		previous: binary.BigEndian.Uint32(value[5:]),
@@ -129,6 +143,10 @@ func parseChunk(key, value []byte) (storedChunk, error) {
 	}
 	if c.Count < 1 || c.Last() != lastOfKey(key) {
 		return storedChunk{}, damage("chunk does not match its key")
+	}
+	if header == chunkHeaderLen {
+		c.Taken = int64(binary.BigEndian.Uint64(value[29:]))
+		c.total = c.Taken + int64(len(c.Records))
 	}
 	return c, nil
 }
@@ -166,14 +184,28 @@ func parse64(b []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(b), nil
 }
 
-// trimmedLog is what kindLog stores: where the log begins, and, if it was empty then, the checksum of the last chunk it had.
-func trimmedLog(begin engine.Offset, sum uint32) []byte {
-	return binary.BigEndian.AppendUint32(be64(uint64(begin)), sum)
+// logBegin is what kindLog stores: where the log begins, the checksum of the last chunk it had if it was empty when it was trimmed, and how many
+// bytes of records it took before its begin.
+type logBegin struct {
+	begin engine.Offset
+	sum   uint32
+	taken int64
 }
 
-func parseTrimmedLog(body []byte) (engine.Offset, uint32, error) {
-	if len(body) != 12 {
-		return 0, 0, damage("begin of log is not of 12 bytes")
+func (l logBegin) encode() []byte {
+	b := binary.BigEndian.AppendUint32(be64(uint64(l.begin)), l.sum)
+	return binary.BigEndian.AppendUint64(b, uint64(l.taken))
+}
+
+// parseLogBegin also reads what format 1 wrote, which had no count of bytes.
+func parseLogBegin(body []byte) (l logBegin, err error) {
+	switch len(body) {
+	case 20:
+		l.taken = int64(binary.BigEndian.Uint64(body[12:]))
+	case 12:
+	default:
+		return logBegin{}, damage("begin of log is not of 20 bytes")
 	}
-	return engine.Offset(binary.BigEndian.Uint64(body)), binary.BigEndian.Uint32(body[8:]), nil
+	l.begin, l.sum = engine.Offset(binary.BigEndian.Uint64(body)), binary.BigEndian.Uint32(body[8:])
+	return l, nil
 }

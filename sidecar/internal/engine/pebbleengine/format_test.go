@@ -86,11 +86,54 @@ func TestAfterIsTheNextPrefix(t *testing.T) {
 	}
 }
 
+// TestAStoreOfFormat1IsServed: its chunks weigh nothing, and it cannot be opened by what wrote it once this version has had it. The bytes are those of
+// format.golden as format 1 had it.
+func TestAStoreOfFormat1IsServed(t *testing.T) {
+	fs := vfs.NewMem()
+	closeEngine(t, openOn(t, fs, Options{}))
+	e := openOn(t, fs, Options{})
+	for key, value := range map[string]string{
+		"63000000010000000203" + "0000000000000002": "011dfae5bf8fdc1d4900000002000000000000000100000000000003e80a0262630a0164",
+		"6c000000010000000203":                      "836fd53e000000000000000100000000",
+	} {
+		k, kerr := hex.DecodeString(key)
+		v, verr := hex.DecodeString(value)
+		if kerr != nil || verr != nil {
+			t.Fatal(kerr, verr)
+		}
+		set(t, e, k, v)
+	}
+	closeEngine(t, e)
+	old := func([]byte) []byte { return []byte("typedmq engine 1\n") }
+	rewrite(t, fs, func(name string) bool { return name == formatFile }, old)
+	e = openOn(t, fs, Options{})
+	if b, err := e.Bounds(t.Context(), logA); err != nil || b != (engine.Bounds{Begin: 1, End: 3}) {
+		t.Fatalf("bounds %+v, %v", b, err)
+	}
+	appendTo(t, e, logA, "new")
+	chunks, err := e.Read(t.Context(), logA, 0, 1<<20)
+	if err != nil || len(chunks) != 2 || string(chunks[0].Records) != string(records("bc", "d")) || string(chunks[1].Records) != string(records("new")) {
+		t.Fatalf("read %+v, %v", chunks, err)
+	}
+	if b, err := e.Bounds(t.Context(), logA); err != nil || b != (engine.Bounds{Begin: 1, End: 4, Bytes: int64(len(records("new")))}) {
+		t.Errorf("bounds %+v, %v", b, err)
+	}
+	closeEngine(t, e)
+	f, err := fs.Open(fs.PathJoin(dir, formatFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if text, err := io.ReadAll(f); string(text) != "typedmq engine 2\n" || err != nil {
+		t.Errorf("the format file holds %q, %v", text, err)
+	}
+}
+
 func TestEveryBitOfAChunkIsChecked(t *testing.T) {
 	key, value := chunkKey(logA, 7), append(make([]byte, chunkHeaderLen), records("abc", "d")...)
-	fillChunk(key, value, 99, 2, 6, 1_000)
+	fillChunk(key, value, 99, 2, 6, 1_000, 70)
 	c, err := parseChunk(key, value)
-	if err != nil || c.First != 6 || c.Count != 2 || c.TimeMS != 1_000 || c.previous != 99 {
+	if err != nil || c.First != 6 || c.Count != 2 || c.TimeMS != 1_000 || c.previous != 99 || c.Taken != 70 || c.total != 70+int64(len(records("abc", "d"))) {
 		t.Fatalf("a sound chunk gives %v, %v", c, err)
 	}
 	for bit := range 8 * len(value) {

@@ -18,14 +18,18 @@ type logState struct {
 	id engine.LogID
 
 	// Owned by the committer once the log is loaded.
-	next  engine.Offset // of the next record to plan
-	sum   uint32        // of the last planned chunk
-	begin engine.Offset // planned begin
-	plan  []plannedChunk
+	next   engine.Offset // of the next record to plan
+	sum    uint32        // of the last planned chunk
+	timeMS int64         // of the last planned chunk
+	total  int64         // bytes of records up to next
+	begin  engine.Offset // planned begin
+	taken  int64         // bytes of records before begin
+	plan   []plannedChunk
 
 	mu struct {
 		sync.RWMutex
 		bounds engine.Bounds        // what is durable
+		taken  int64                // bytes of records before bounds.Begin
 		bad    *engine.CorruptError // quarantined from its offset on
 	}
 	watchers watchers
@@ -35,7 +39,7 @@ type logState struct {
 // gives no error, only fewer records.
 func (e *Engine) loadLog(id engine.LogID, l *logState) error {
 	l.id = id
-	begin, sum, err := e.readBegin(id)
+	from, err := e.readBegin(id)
 	if err != nil && !damaged(err) {
 		return fmt.Errorf("begin of log %v: %w", id, err)
 	}
@@ -43,15 +47,16 @@ func (e *Engine) loadLog(id engine.LogID, l *logState) error {
 		e.quarantine(l, 0, "begin: "+err.Error())
 	}
 	end, last, err := e.readEnd(id)
+	sum, total := from.sum, from.taken
 	switch {
 	case err != nil && !damaged(err):
 		return fmt.Errorf("end of log %v: %w", id, err)
 	case err != nil:
 		e.quarantine(l, 0, "last chunk: "+err.Error())
-	case end > begin:
-		sum = last
+	case end > from.begin:
+		sum, total, l.timeMS = last.sum, last.total, last.TimeMS
 	default:
-		end = begin
+		end = from.begin
 	}
 	mark, marked := e.marks.of(id)
 	switch {
@@ -61,48 +66,58 @@ func (e *Engine) loadLog(id engine.LogID, l *logState) error {
 	case end == mark.end && sum != mark.sum:
 		e.quarantine(l, 0, fmt.Sprintf("chunk before %d is not the one that was written", end))
 	}
-	l.next, l.sum, l.begin = end, sum, begin
-	l.mu.bounds = engine.Bounds{Begin: begin, End: end}
+	l.next, l.sum, l.total = end, sum, total
+	l.begin, l.taken = from.begin, from.taken
+	l.publish()
 	return nil
 }
 
-// readBegin is where the log begins, and the checksum of the last chunk that it had if it was empty when it was trimmed.
-func (e *Engine) readBegin(id engine.LogID) (engine.Offset, uint32, error) {
+// publish lets readers see what was planned. Its caller is the only one that plans.
+func (l *logState) publish() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.bounds = engine.Bounds{Begin: l.begin, End: l.next, Bytes: l.total - l.taken}
+	l.mu.taken = l.taken
+}
+
+// readBegin is where the log begins, the zero logBegin if it was never trimmed.
+func (e *Engine) readBegin(id engine.LogID) (logBegin, error) {
 	key := logKey(id)
 	value, closer, err := e.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return 0, 0, nil
+		return logBegin{}, nil
 	}
 	if err != nil {
-		return 0, 0, err
+		return logBegin{}, err
 	}
 	defer closer.Close()
 	body, err := unsealed(key, value)
 	if err != nil {
-		return 0, 0, err
+		return logBegin{}, err
 	}
-	return parseTrimmedLog(body)
+	return parseLogBegin(body)
 }
 
-// readEnd is the offset after the log's last chunk and the checksum of that chunk, zeros if there is none. The offset is true even if the
+// readEnd is the offset after the log's last chunk and that chunk without its records, zeros if there is none. The offset is true even if the
 // chunk itself is damaged.
-func (e *Engine) readEnd(id engine.LogID) (end engine.Offset, sum uint32, err error) {
+func (e *Engine) readEnd(id engine.LogID) (end engine.Offset, last storedChunk, err error) {
 	prefix := appendLog([]byte{kindChunk}, id)
 	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 	if err != nil {
-		return 0, 0, err
+		return 0, last, err
 	}
 	defer func() { _ = it.Close() }() // which returns what Error has told
 	if !it.Last() {
-		return 0, 0, it.Error()
+		return 0, last, it.Error()
 	}
 	end = lastOfKey(it.Key()) + 1
 	value, err := it.ValueAndErr()
 	if err != nil {
-		return end, 0, err
+		return end, last, err
 	}
-	c, err := parseChunk(it.Key(), value)
-	return end, c.sum, err
+	last, err = parseChunk(it.Key(), value)
+	last.Records = nil // which belong to the iterator
+	return end, last, err
 }
 
 // damaged tells whether an error of a read says that data are wrong, rather than that they could not be read.
@@ -208,32 +223,35 @@ func (e *Engine) readFailed(l *logState, chunks []engine.Chunk, at engine.Offset
 
 // trimmedTo tells whether the log was trimmed up to an offset. A trim shows in the database before its end is published.
 func (e *Engine) trimmedTo(id engine.LogID, offset engine.Offset) bool {
-	begin, _, err := e.readBegin(id)
-	return err == nil && begin >= offset
+	from, err := e.readBegin(id)
+	return err == nil && from.begin >= offset
 }
 
-// wholeChunksBelow is the greatest chunk border at or below an offset.
-func (e *Engine) wholeChunksBelow(l *logState, bounds engine.Bounds, before engine.Offset) (engine.Offset, error) {
+// wholeChunksBelow is the greatest chunk border at or below an offset, and the bytes of records before it.
+func (e *Engine) wholeChunksBelow(l *logState, before engine.Offset) (trimTo, error) {
+	l.mu.RLock()
+	bounds, taken := l.mu.bounds, l.mu.taken
+	l.mu.RUnlock()
 	if before >= bounds.End {
-		return bounds.End, nil
+		return trimTo{l, bounds.End, taken + bounds.Bytes}, nil
 	}
 	if before <= bounds.Begin {
-		return bounds.Begin, nil
+		return trimTo{l, bounds.Begin, taken}, nil
 	}
 	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: chunkKey(l.id, before), UpperBound: chunkKey(l.id, bounds.End)})
 	if err != nil {
-		return 0, fmt.Errorf("trim log %v: %w", l.id, err)
+		return trimTo{}, fmt.Errorf("trim log %v: %w", l.id, err)
 	}
 	defer func() { _ = it.Close() }() // which returns what Error has told
 	if !it.First() {
-		return bounds.Begin, it.Error() // Another trim was faster.
+		return trimTo{l, bounds.Begin, taken}, it.Error() // Another trim was faster.
 	}
 	c, err := e.chunkAt(it)
 	if err != nil {
 		_, err := e.readFailed(l, nil, before, err)
-		return 0, err
+		return trimTo{}, err
 	}
-	return c.First, nil
+	return trimTo{l, c.First, c.Taken}, nil
 }
 
 // watchers are told a log's end. Telling holds the lock, so that a cancel waits for a call under way.

@@ -240,11 +240,11 @@ func (e *Engine) Trim(ctx context.Context, id engine.LogID, before engine.Offset
 	if bad != nil {
 		return bad
 	}
-	begin, err := e.wholeChunksBelow(log, bounds, before)
-	if err != nil || begin <= bounds.Begin {
+	to, err := e.wholeChunksBelow(log, before)
+	if err != nil || to.begin <= bounds.Begin {
 		return err
 	}
-	return e.submit(ctx, &request{trim: &trimTo{log: log, begin: begin}})
+	return e.submit(ctx, &request{trim: &to})
 }
 
 // Fence implements engine.Engine.

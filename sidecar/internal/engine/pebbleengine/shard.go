@@ -75,8 +75,16 @@ type shard struct {
 	epoch  engine.Epoch
 }
 
+// View implements engine.Engine.
+func (e *Engine) View(id engine.ShardID) engine.Shard {
+	return &shard{engine: e, state: &shardState{id: id, prefix: stateKey(id, nil)}}
+}
+
 // Commit implements engine.Shard.
 func (s *shard) Commit(ctx context.Context, batch engine.Batch) ([]engine.Offset, error) {
+	if s.epoch == 0 {
+		return nil, engine.ErrFenced
+	}
 	return s.engine.write(ctx, &request{shard: s.state, epoch: s.epoch}, batch)
 }
 

@@ -1560,7 +1560,9 @@ type RedriveDeadLettersRequest struct {
 	// Those of one failure, as SummarizeDeadLetters names it.
 	Failure string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	// At most so many, 0 for no bound. The caller goes on with another call, at the rate that it chooses.
-	Limit         uint64 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint64 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Goes on where an earlier call with the same choice reached its limit. What died again since then is left out.
+	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1637,13 +1639,22 @@ func (x *RedriveDeadLettersRequest) GetLimit() uint64 {
 	return 0
 }
 
+func (x *RedriveDeadLettersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type RedriveDeadLettersResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Redriven uint64                 `protobuf:"varint,1,opt,name=redriven,proto3" json:"redriven,omitempty"`
 	// Ids that no dead letter has.
 	UnknownIds []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
 	// The limit was reached and there are more.
-	More          bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// Where another call goes on if there are more.
+	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1699,6 +1710,13 @@ func (x *RedriveDeadLettersResponse) GetMore() bool {
 	return false
 }
 
+func (x *RedriveDeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // DiscardDeadLettersRequest chooses dead letters of one group and topic.
 type DiscardDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1710,7 +1728,9 @@ type DiscardDeadLettersRequest struct {
 	// Those of one failure, as SummarizeDeadLetters names it.
 	Failure string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	// At most so many, 0 for no bound.
-	Limit         uint64 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint64 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Goes on where an earlier call with the same choice reached its limit.
+	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1787,13 +1807,22 @@ func (x *DiscardDeadLettersRequest) GetLimit() uint64 {
 	return 0
 }
 
+func (x *DiscardDeadLettersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type DiscardDeadLettersResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Discarded uint64                 `protobuf:"varint,1,opt,name=discarded,proto3" json:"discarded,omitempty"`
 	// Ids that no dead letter has.
 	UnknownIds []string `protobuf:"bytes,2,rep,name=unknown_ids,json=unknownIds,proto3" json:"unknown_ids,omitempty"`
 	// The limit was reached and there are more.
-	More          bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// Where another call goes on if there are more.
+	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1847,6 +1876,13 @@ func (x *DiscardDeadLettersResponse) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *DiscardDeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type SummarizeDeadLettersRequest struct {
@@ -2827,31 +2863,37 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\tholds_key\x18\x11 \x01(\bR\bholdsKey\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x01\n" +
 	"\x19RedriveDeadLettersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\tR\x03ids\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12\x18\n" +
 	"\afailure\x18\x05 \x01(\tR\afailure\x12\x14\n" +
-	"\x05limit\x18\x06 \x01(\x04R\x05limit\"m\n" +
+	"\x05limit\x18\x06 \x01(\x04R\x05limit\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tR\tpageToken\"\x95\x01\n" +
 	"\x1aRedriveDeadLettersResponse\x12\x1a\n" +
 	"\bredriven\x18\x01 \x01(\x04R\bredriven\x12\x1f\n" +
 	"\vunknown_ids\x18\x02 \x03(\tR\n" +
 	"unknownIds\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\bR\x04more\"\x9b\x01\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12&\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\"\xba\x01\n" +
 	"\x19DiscardDeadLettersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\tR\x03ids\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12\x18\n" +
 	"\afailure\x18\x05 \x01(\tR\afailure\x12\x14\n" +
-	"\x05limit\x18\x06 \x01(\x04R\x05limit\"o\n" +
+	"\x05limit\x18\x06 \x01(\x04R\x05limit\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tR\tpageToken\"\x97\x01\n" +
 	"\x1aDiscardDeadLettersResponse\x12\x1c\n" +
 	"\tdiscarded\x18\x01 \x01(\x04R\tdiscarded\x12\x1f\n" +
 	"\vunknown_ids\x18\x02 \x03(\tR\n" +
 	"unknownIds\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\bR\x04more\"I\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12&\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\"I\n" +
 	"\x1bSummarizeDeadLettersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\"P\n" +
