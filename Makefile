@@ -7,6 +7,7 @@ RACE  := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
 SEEDS ?= 1000
 DATA  ?=
 CHAOS ?=
+SCENARIO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test lint generate bench measure-schedule stress clean
@@ -14,11 +15,15 @@ CHAOS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/mq, bin/protoc-gen-mq and bin/flights
-	$(GO) build -o bin/ ./sidecar/cmd/mq ./protoc-gen-mq ./examples/flights
+build: ## build bin/mq, bin/protoc-gen-mq and the examples
+	$(GO) build -o bin/ ./sidecar/cmd/mq ./protoc-gen-mq ./examples/flights ./examples/scenarios
 
-demo: build ## 20,000 flights through a real sidecar; DATA=file.json for real ones, CHAOS=1 to kill the sidecar on the way
+demo: build ## 20,000 flights through a real sidecar, DATA=file.json for real ones, CHAOS=1 to kill it; or SCENARIO=all for each promise about delivery
+ifdef SCENARIO
+	bin/scenarios --mq bin/mq $(SCENARIO)
+else
 	bin/flights demo --mq bin/mq $(if $(DATA),--data $(DATA)) $(if $(CHAOS),--kill)
+endif
 
 test: ## all tests, with the race detector where there is a C compiler
 	@$(if $(RACE),true,echo "no C compiler: testing without the race detector")
@@ -33,6 +38,7 @@ lint: ## gofmt, go vet, staticcheck, buf lint
 generate: ## write all generated code anew
 	$(TOOL) buf generate
 	$(TOOL) buf generate --template examples/flights/buf.gen.yaml
+	$(TOOL) buf generate --template examples/scenarios/buf.gen.yaml
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...

@@ -53,7 +53,9 @@ var architecture = map[string][]string{
 	"sidecar/cmd/mq":                       {"sidecar", "sidecar/internal/config", "sidecar/internal/telemetry", schemas, protobuf, connect, "github.com/spf13/cobra", "github.com/spf13/pflag"},
 
 	// What users would write.
-	"examples/flights": {"runtime/mq", "examples/flights/gen", schemas, protobuf, connect},
+	"examples/flights":        {"runtime/mq", "examples/flights/gen", "examples/internal/child", schemas, protobuf, connect},
+	"examples/internal/child": {"std"},
+	"examples/scenarios":      {"runtime/mq", "examples/scenarios/gen", "examples/internal/child", schemas, protobuf, connect},
 }
 
 // engines and their like: packages that only the composition root may import.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/typedmq/typedmq/examples/internal/child"
 )
 
 // demo is one run: a sidecar, the publisher and the services, each a process of its own.
@@ -24,9 +26,9 @@ type demo struct {
 	fail      context.CancelCauseFunc // ends the run
 	progress  *progress
 	ledger    *ledger
-	server    *process
-	publisher *process
-	workers   []*process
+	server    *child.Process
+	publisher *child.Process
+	workers   []*child.Process
 }
 
 // patience is how long a process may take to drain.
@@ -109,7 +111,7 @@ func (d *demo) run(ctx context.Context) (line string, good bool, err error) {
 
 	e := evidence{flights: d.flights, start: time.Now(), dead: make(map[string][]string), redriven: make(map[string]int)}
 	d.progress.begin()
-	if d.publisher, err = start(d.dir, d.publisherProgram()); err != nil {
+	if d.publisher, err = child.Start(d.dir, d.publisherProgram()); err != nil {
 		return "", false, err
 	}
 	if d.kill {
@@ -127,7 +129,7 @@ func (d *demo) run(ctx context.Context) (line string, good bool, err error) {
 		return "", false, err
 	}
 	took := time.Since(e.start)
-	if err := errors.Join(d.stopClients(), d.server.stop(patience)); err != nil { // before the verdict: a second handling may still come in
+	if err := errors.Join(d.stopClients(), d.server.Stop(patience)); err != nil { // before the verdict: a second handling may still come in
 		return "", false, err
 	}
 
@@ -148,15 +150,15 @@ func (d *demo) run(ctx context.Context) (line string, good bool, err error) {
 
 // launch starts the sidecar and the services, and returns how long the sidecar took to be ready.
 func (d *demo) launch(ctx context.Context) (ready time.Duration, err error) {
-	d.server, ready, err = d.sidecar.serve(ctx, d.died)
+	d.server, ready, err = d.sidecar.Serve(ctx, d.died)
 	if err != nil {
 		return 0, d.explain(d.server, err)
 	}
 	for _, s := range d.services {
 		for i := range s.workers {
-			p, err := start(d.dir, program{
-				name: fmt.Sprintf("%s-%d", s.name, i+1), path: d.self, args: []string{s.name, "--inject"}, env: d.sidecar.env(),
-				read: func(line string) error { return d.ledger.add(s.name, line) }, ended: d.died,
+			p, err := child.Start(d.dir, child.Program{
+				Name: fmt.Sprintf("%s-%d", s.name, i+1), Path: d.self, Args: []string{s.name, "--inject"}, Env: d.sidecar.Env(),
+				Read: func(line string) error { return d.ledger.add(s.name, line) }, Ended: d.died,
 			})
 			if err != nil {
 				return 0, err
@@ -167,16 +169,16 @@ func (d *demo) launch(ctx context.Context) (ready time.Duration, err error) {
 	return ready, nil
 }
 
-func (d *demo) publisherProgram() program {
+func (d *demo) publisherProgram() child.Program {
 	args := []string{"publish", fmt.Sprintf("--count=%d", d.count)}
 	if d.data != "" {
 		args = append(args, "--data="+d.data)
 	}
-	return program{
-		name: "publish", path: d.self, args: args, env: d.sidecar.env(),
-		read: func(line string) error { return d.ledger.add("", line) },
-		ended: func(p *process) {
-			if p.err != nil {
+	return child.Program{
+		Name: "publish", Path: d.self, Args: args, Env: d.sidecar.Env(),
+		Read: func(line string) error { return d.ledger.add("", line) },
+		Ended: func(p *child.Process) {
+			if p.Err() != nil {
 				d.died(p)
 			}
 		},
@@ -184,16 +186,16 @@ func (d *demo) publisherProgram() program {
 }
 
 // died ends the run: no process but the publisher may end before it is told to.
-func (d *demo) died(p *process) {
-	d.fail(d.explain(p, fmt.Errorf("%s ended by itself: %v", p.name, p.err)))
+func (d *demo) died(p *child.Process) {
+	d.fail(d.explain(p, fmt.Errorf("%s ended by itself: %v", p.Name, p.Err())))
 }
 
 // explain adds what a process said last.
-func (d *demo) explain(p *process, err error) error {
+func (d *demo) explain(p *child.Process, err error) error {
 	if p == nil {
 		return err
 	}
-	return fmt.Errorf("%w\n%s", err, strings.TrimSpace(p.lastWords()))
+	return fmt.Errorf("%w\n%s", err, strings.TrimSpace(p.LastWords()))
 }
 
 // killSidecar kills the sidecar when about half of the flights are published, and starts it again on the same directory.
@@ -208,10 +210,10 @@ func (d *demo) killSidecar(ctx context.Context) (*outage, error) {
 		return nil, err
 	}
 	o := &outage{killed: time.Now()}
-	d.server.kill()
+	d.server.Kill()
 	d.progress.say("mq serve is killed")
 	var ready time.Duration
-	if d.server, ready, err = d.sidecar.serve(ctx, d.died); err != nil {
+	if d.server, ready, err = d.sidecar.Serve(ctx, d.died); err != nil {
 		return nil, d.explain(d.server, err)
 	}
 	o.back = time.Now()
@@ -250,7 +252,7 @@ func (d *demo) firstPass(_ context.Context, c counts) (string, error) {
 		return left, nil
 	}
 	select {
-	case <-d.publisher.done:
+	case <-d.publisher.Done():
 		return "", nil
 	default:
 		return "the publisher has not ended", nil
@@ -298,7 +300,7 @@ func (d *demo) redrive(ctx context.Context, e *evidence) error {
 	}
 	d.progress.say("%d dead letters; the handlers are repaired, the dead letters redriven", total)
 	for _, p := range d.workers {
-		if err := p.say("repair"); err != nil {
+		if err := p.Say("repair"); err != nil {
 			return err
 		}
 	}
@@ -321,13 +323,13 @@ func (d *demo) redrive(ctx context.Context, e *evidence) error {
 
 // stopClients drains the publisher and the services, so that all they had to report is in.
 func (d *demo) stopClients() error {
-	clients := append([]*process{}, d.workers...)
+	clients := append([]*child.Process{}, d.workers...)
 	if d.publisher != nil {
 		clients = append(clients, d.publisher)
 	}
 	ends := make(chan error, len(clients))
 	for _, p := range clients {
-		go func() { ends <- p.stop(patience) }()
+		go func() { ends <- p.Stop(patience) }()
 	}
 	var err error
 	for range clients {
@@ -340,6 +342,6 @@ func (d *demo) stopClients() error {
 func (d *demo) stopAll() {
 	_ = d.stopClients()
 	if d.server != nil {
-		_ = d.server.stop(patience)
+		_ = d.server.Stop(patience)
 	}
 }

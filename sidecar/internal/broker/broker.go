@@ -81,6 +81,8 @@ type Broker struct {
 	lastID    atomic.Uint64 // of sessions
 	draining  atomic.Bool
 
+	declared chan struct{} // holds a token when topics were declared since retain looked
+
 	running context.Context // of the shards; ends with stop. Kept because groups are born long after New.
 	stop    context.CancelFunc
 	work    sync.WaitGroup
@@ -99,6 +101,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b := &Broker{
 		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits,
 		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
+		declared: make(chan struct{}, 1),
 	}
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)

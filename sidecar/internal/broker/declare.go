@@ -328,6 +328,10 @@ func (b *Broker) takeEffectLocked(news contents) error {
 		}
 		b.mu.Unlock()
 	}
+	select {
+	case b.declared <- struct{}{}:
+	default:
+	}
 	for _, entry := range news.subscriptions {
 		s, err := b.resolveSubscriptionLocked(entry)
 		if err != nil {

@@ -36,6 +36,8 @@ func (b *Broker) retain(ctx context.Context) {
 				g.restIfUnused()
 			}
 			next, stop = r.after(retainEvery)
+		case <-r.declared:
+			r.watchDeclared(ctx)
 		case <-r.wake:
 			soon, stopSoon := r.after(retainSoon) // more will grow until then
 			select {
@@ -86,19 +88,28 @@ func (r *retainer) topics(ctx context.Context) {
 			continue
 		}
 		for _, log := range t.logs() {
-			if t.decl.RetentionBytes > 0 {
-				r.watch(log, t.decl.Name)
-			}
 			r.retainLog(ctx, t, log)
+		}
+	}
+}
+
+// watchDeclared watches the logs that are bounded in bytes and not watched yet: of topics that were just declared, or are so bounded from now on.
+func (r *retainer) watchDeclared(ctx context.Context) {
+	for _, t := range r.allTopics() {
+		if t.decl.RetentionBytes == 0 || t.decl.Delivery != topic.PubSub {
+			continue
+		}
+		for _, log := range t.logs() {
+			if _, known := r.watched[log]; !known {
+				r.watch(log, t.decl.Name)
+				r.retainLog(ctx, t, log)
+			}
 		}
 	}
 }
 
 // watch notes the log's growth from now on.
 func (r *retainer) watch(log engine.LogID, name string) {
-	if _, known := r.watched[log]; known {
-		return
-	}
 	r.watched[log] = logOwner{name, r.engine.Watch(log, func(engine.Offset) {
 		r.grown.Lock()
 		r.grown.logs[log] = true

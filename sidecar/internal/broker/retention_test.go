@@ -45,12 +45,32 @@ func (w *world) held() (messages, fullest int64) {
 	return messages, fullest
 }
 
+// TestRetentionByBytesBeginsWithTheTopic: a topic need not wait for the search of each minute to be held against its bound.
+func TestRetentionByBytesBeginsWithTheTopic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		const limit = 5_000
+		for _, bound := range []uint64{limit, limit / 2} { // the second is a change of the declaration
+			w.declareDeparted(func(o *mqv1.TopicOptions) { o.RetentionBytes = proto.Uint64(bound) })
+			for i := range 50 {
+				w.publish(departed, i*10, 10, 1)
+			}
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if _, size := w.held(); size > int64(bound) || size == 0 {
+				t.Errorf("%d bytes are kept after 3 s, the limit is %d", size, bound)
+			}
+		}
+		w.close()
+	})
+}
+
 // TestRetentionByBytes: each partition keeps about so many bytes, the newest, soon after it has grown beyond.
 func TestRetentionByBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		const limit = 5_000
-		w.declareDeparted(func(o *mqv1.TopicOptions) { o.RetentionBytes = proto.Uint64(limit) })
+		w.declareDeparted(func(*mqv1.TopicOptions) {})
 		for i := range 50 {
 			w.publish(departed, i*10, 10, 1) // one key, so one partition; a batch is a chunk
 		}
@@ -58,6 +78,7 @@ func TestRetentionByBytes(t *testing.T) {
 		if before != 500 || unbounded < 2*limit {
 			t.Fatalf("published %d messages, %d bytes: too few for a test", before, unbounded)
 		}
+		w.declareDeparted(func(o *mqv1.TopicOptions) { o.RetentionBytes = proto.Uint64(limit) })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		kept, size := w.held()
@@ -76,7 +97,6 @@ func TestRetentionByBytes(t *testing.T) {
 		if sum := w.total("board", departed); sum.Lag != 0 {
 			t.Errorf("in the end %+v", sum)
 		}
-		// From now on the log is watched.
 		for i := range 50 {
 			w.publish(departed, 500+i*10, 10, 1)
 		}
