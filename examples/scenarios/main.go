@@ -2,7 +2,7 @@
 // to write, and which command of mq to use. Every scenario checks what it shows and ends in one line, with the figures that it measured.
 //
 // A scenario is a .proto file in proto/ and a Go file of the same name: publisher and handlers on top, then the story, then the check. The rest
-// (run.go, stage.go, journal.go, admin.go, figures.go) is what all of them stand on.
+// (run.go, stage.go, journal.go, gate.go, admin.go, figures.go) is what all of them stand on.
 package main
 
 import (

@@ -81,6 +81,13 @@ func (s *shard) call(t task) {
 	s.signal()
 }
 
+// why tells why the shard does not serve, if it does not and that is known.
+func (s *shard) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.fault
+}
+
 func (s *shard) takeCalls() []task {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -153,8 +153,9 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 			out = append(out, st)
 			continue
 		}
-		for p := range st.Partitions {
-			st.Partitions[p] = ShardStatus{Partition: uint32(p), Fault: errNotServing}
+		g.await(ctx)
+		for p, sh := range g.shards {
+			st.Partitions[p] = ShardStatus{Partition: uint32(p), Fault: Refusal(errors.Join(errNotServing, sh.why()))}
 		}
 		if _, err := g.onAll(ctx, func(sv *serving) { st.Partitions[sv.partition] = sv.status() }); ctx.Err() != nil {
 			return nil, Refusal(err)

@@ -2194,7 +2194,7 @@ type SeekGroupRequest_Offset struct {
 }
 
 type SeekGroupRequest_Time struct {
-	// The first message that entered the topic at or after this instant.
+	// The first message that entered the topic at or after this instant, or up to a second before it: messages stored together share their time.
 	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3,oneof"`
 }
 
