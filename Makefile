@@ -1,16 +1,19 @@
 # Everything a developer runs. `make help` lists it. Only Go, make and git are needed.
 
+SHELL := /bin/bash
 GO    ?= go
 TOOL  := $(GO) tool -modfile=tools/go.mod
 # The race detector needs a C compiler; without one the tests run without it, and say so.
 RACE  := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
 SEEDS ?= 1000
+FIRST ?= 0
+FOCUS ?=
 DATA  ?=
 CHAOS ?=
 SCENARIO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate bench measure-schedule stress clean
+.PHONY: help build demo test lint generate bench measure-schedule stress mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,9 +49,13 @@ bench: ## benchmarks of the core, the engines, the filters and the SDK
 measure-schedule: ## what a million scheduled messages cost in memory, at a restart and when they are due
 	$(GO) test -tags measure -timeout 10m -count 1 -v -run MeasureSchedule ./sidecar/internal/broker
 
-stress: build ## long runs: SEEDS random conversations with the core, then demos with a killed sidecar
+stress: build ## SEEDS simulated worlds from FIRST on (FOCUS=crash for one kind), random conversations with the core, demos with a killed sidecar
+	SEEDS=$(SEEDS) FIRST=$(FIRST) FOCUS=$(FOCUS) $(GO) test -count 1 -timeout 60m -v -run 'TestSeeds$$' ./sidecar/internal/sim | grep -v '^=== '; exit $${PIPESTATUS[0]}
 	SEEDS=$(SEEDS) $(GO) test $(RACE) -timeout 60m -run RandomEvents ./sidecar/internal/dispatch
 	for i in 1 2 3 4 5; do bin/flights demo --mq bin/mq --kill || exit 1; done
+
+mutants: ## put each seeded bug in, one after the other, and see the simulation catch it
+	$(GO) test -tags mutants -count 1 -timeout 20m -v -run 'TestMutants$$' ./sidecar/internal/sim
 
 clean: ## remove what was built
 	rm -rf bin

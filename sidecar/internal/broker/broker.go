@@ -14,6 +14,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 	"github.com/typedmq/typedmq/sidecar/internal/cluster"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // Clock is where the time comes from.
@@ -43,6 +45,12 @@ type Options struct {
 	Clock   Clock
 	Logger  *slog.Logger
 	Limits  Limits
+	// Random is where chance comes from: the partition of a batch without keys, the secret of a new store. It is safe for concurrent
+	// use. Default: math/rand/v2.Uint64, which is seeded by the operating system.
+	Random func() uint64
+	// Turn, if set, is called by each goroutine of the broker before it does its next piece of work, and returns when it may. A simulation lets
+	// one go at a time. Nil in production.
+	Turn func(who fmt.Stringer)
 }
 
 // Limits bound what the broker takes and holds.
@@ -71,6 +79,8 @@ type Broker struct {
 	clock   Clock
 	log     *slog.Logger
 	limits  Limits
+	random  func() uint64
+	turn    func(who fmt.Stringer)
 	origin  time.Time // of the monotonic clock that dispatch sees
 	wall0   time.Time // the time of day at the origin, or the latest that the store has seen if that is later
 	seed    maphash.Seed
@@ -98,21 +108,27 @@ type Broker struct {
 // New loads the catalogue and starts to own the shards of every declared group. It returns when publishing and consuming can begin.
 func New(ctx context.Context, o Options) (*Broker, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	if o.Random == nil {
+		o.Random = rand.Uint64
+	}
+	if o.Turn == nil {
+		o.Turn = func(fmt.Stringer) {}
+	}
 	b := &Broker{
-		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits,
+		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits, random: o.Random, turn: o.Turn,
 		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
 		declared: make(chan struct{}, 1),
 	}
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)
-	b.claims = newClaims(o.Cluster)
+	b.claims = newClaims(o.Cluster, o.Turn)
 	b.schedule = newSchedule(b)
 	scheduling, err := b.openSchedule(ctx)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("open the schedule: %w", err)
 	}
-	b.catalogue = newCatalogue(o.Engine, b.claims, o.Clock)
+	b.catalogue = newCatalogue(o.Engine, b.claims, o.Clock, o.Random)
 	if err := b.catalogue.open(ctx); err != nil {
 		stop()
 		return nil, fmt.Errorf("open the catalogue: %w", err)
@@ -196,11 +212,21 @@ func (b *Broker) Close(ctx context.Context) error {
 }
 
 // now is the clock as dispatch sees it. It is never 0, so that what is due before the start is due.
-func (b *Broker) now() dispatch.Instant { return max(1, dispatch.Instant(b.clock.Now().Sub(b.origin))) }
+func (b *Broker) now() dispatch.Instant {
+	if mutant.On(mutant.LeaseOnWallClock) {
+		return max(1, dispatch.Instant(b.clock.Wall().Sub(b.wall0)))
+	}
+	return max(1, dispatch.Instant(b.clock.Now().Sub(b.origin)))
+}
 
 // wall is the time of day as it was at the start plus what has passed since: a jump of the wall clock moves nothing that is on its way. From start to start
 // it never goes back, but for the last minute before a crash.
-func (b *Broker) wall() time.Time { return b.wall0.Add(b.clock.Now().Sub(b.origin)) }
+func (b *Broker) wall() time.Time {
+	if mutant.On(mutant.DelayOnWallClock) {
+		return b.clock.Wall()
+	}
+	return b.wall0.Add(b.clock.Now().Sub(b.origin))
+}
 
 func (b *Broker) topic(name string) (*topicState, *Error) {
 	b.mu.RLock()

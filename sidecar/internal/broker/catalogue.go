@@ -3,8 +3,8 @@ package broker
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -37,6 +37,7 @@ type catalogue struct {
 	engine engine.Engine
 	claims *claims
 	clock  Clock
+	random func() uint64
 
 	mu struct {
 		sync.Mutex
@@ -56,8 +57,8 @@ func compareGroups(a, b groupKey) int {
 	return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.topic, b.topic))
 }
 
-func newCatalogue(e engine.Engine, c *claims, clock Clock) *catalogue {
-	return &catalogue{engine: e, claims: c, clock: clock}
+func newCatalogue(e engine.Engine, c *claims, clock Clock, random func() uint64) *catalogue {
+	return &catalogue{engine: e, claims: c, clock: clock, random: random}
 }
 
 // contents is a copy of what the catalogue lists, in order of names.
@@ -119,7 +120,7 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 		}
 		subscriptions[groupKey{s.GetGroup(), s.GetTopic()}] = s
 	}
-	secret, err := loadSecret(ctx, shard)
+	secret, err := loadSecret(ctx, shard, c.random)
 	if err != nil {
 		return err
 	}
@@ -129,11 +130,12 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 }
 
 // loadSecret reads the secret of lease tokens, drawing one for a new store.
-func loadSecret(ctx context.Context, shard engine.Shard) (secret [16]byte, err error) {
+func loadSecret(ctx context.Context, shard engine.Shard, random func() uint64) (secret [16]byte, err error) {
 	v, err := shard.Get(ctx, []byte(keySecret))
 	switch {
 	case errors.Is(err, engine.ErrNotFound):
-		rand.Read(secret[:])
+		binary.LittleEndian.PutUint64(secret[:], random())
+		binary.LittleEndian.PutUint64(secret[8:], random())
 		_, err = shard.Commit(ctx, engine.Batch{Writes: []engine.Write{{Key: []byte(keySecret), Value: secret[:]}}})
 		return secret, err
 	case err != nil:

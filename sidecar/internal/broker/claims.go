@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 // claims asks the cluster for ownership, gathering what many shards ask for at the same time into one call.
 type claims struct {
 	cluster cluster.Cluster
+	turn    func(who fmt.Stringer)
 
 	mu struct {
 		sync.Mutex
@@ -30,8 +32,8 @@ type claimed struct {
 	err   error
 }
 
-func newClaims(c cluster.Cluster) *claims {
-	cl := &claims{cluster: c}
+func newClaims(c cluster.Cluster, turn func(who fmt.Stringer)) *claims {
+	cl := &claims{cluster: c, turn: turn}
 	cl.mu.waiting = make(map[engine.ShardID][]chan claimed)
 	cl.mu.held = make(map[engine.ShardID]cluster.Claim)
 	return cl
@@ -62,6 +64,7 @@ func (c *claims) acquire(ctx context.Context, shard engine.ShardID) (claimed, er
 // ask claims what is waited for until nothing is. Cluster calls are bounded by the cluster itself.
 func (c *claims) ask(ctx context.Context) {
 	for {
+		c.turn(c)
 		c.mu.Lock()
 		waiting := c.mu.waiting
 		if len(waiting) == 0 {
@@ -94,6 +97,9 @@ func (c *claims) ask(ctx context.Context) {
 		c.mu.Unlock()
 	}
 }
+
+// String names the goroutine that asks.
+func (*claims) String() string { return "claims" }
 
 // release gives a claim up, if it is held.
 func (c *claims) release(ctx context.Context, shard engine.ShardID) error {

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 const (
@@ -103,6 +104,9 @@ func (j *joined) settled(leases int, bytes int64, suspect bool) {
 		return
 	}
 	j.budget.Lock()
+	if mutant.On(mutant.CreditDrift) && j.leases-leases > 2 {
+		j.budget.outMessages++
+	}
 	j.budget.outMessages -= int64(j.leases - leases)
 	j.budget.outBytes -= j.bytes - bytes
 	if j.suspect {

@@ -10,6 +10,7 @@ import (
 	"github.com/typedmq/typedmq/internal/filter"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // fetchBytes is how much is read from the log at a time.
@@ -48,7 +49,11 @@ func (sv *serving) fetchLane(ctx context.Context, l *lane) (bool, error) {
 			if len(ev.Messages) == n {
 				break
 			}
-			ev.Messages = append(ev.Messages, sv.message(policy, expiry, dispatch.Offset(offset), c.TimeMS, raw))
+			m := sv.message(policy, expiry, dispatch.Offset(offset), c.TimeMS, raw)
+			if mutant.On(mutant.PositionPastFiltered) && m.Filtered {
+				l.filteredTo = m.Offset + 1
+			}
+			ev.Messages = append(ev.Messages, m)
 			ev.Next = dispatch.Offset(offset) + 1
 		}
 		if len(ev.Messages) == n {

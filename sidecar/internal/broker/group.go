@@ -10,6 +10,7 @@ import (
 	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // group is a group's interest in one topic: its policy, its shards and the consumers that are there.
@@ -65,6 +66,9 @@ func (g *group) allSessions() []*Session {
 
 // creditsFree lets shards go on that had messages and nobody to lease them to.
 func (g *group) creditsFree() {
+	if mutant.On(mutant.LostWakeup) {
+		return
+	}
 	for _, s := range g.shards {
 		if s.hungry.Swap(false) {
 			s.signal()

@@ -21,6 +21,8 @@ type lane struct {
 	restored []dispatch.Block  // what was settled above the position when the lane was opened and was not fetched yet
 	unburied []dispatch.Offset // dead letters that could not be stored, and that the machine takes for held
 
+	filteredTo dispatch.Offset // of a mutant: after the last message that the filter refused
+
 	trimmed engine.Offset    // of a queue's log, what was deleted last
 	trimAt  dispatch.Instant // when more is, 0 if there is nothing
 }

@@ -3,12 +3,12 @@ package broker
 import (
 	"context"
 	"iter"
-	"math/rand/v2"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // MaxBatchRecords bounds the records of one batch.
@@ -61,6 +61,9 @@ func (b *Broker) Publish(ctx context.Context, batches []Batch) ([]Placement, err
 		return out, nil
 	}
 	firsts, err := b.store(ctx, appends, scheduled)
+	if mutant.On(mutant.OffsetZeroOnError) && err != nil {
+		firsts, err = make([]engine.Offset, len(appends)), nil
+	}
 	if err != nil {
 		return nil, Refusal(err)
 	}
@@ -126,7 +129,7 @@ func (b *Broker) route(batch Batch, now time.Time) (*routed, *Error) {
 	}
 	levels := t.decl.PriorityLevels
 	r := &routed{topic: t, parts: make([]part, t.decl.Partitions*levels)}
-	keyless := rand.Uint32N(t.decl.Partitions)
+	keyless := uint32(b.random() >> 32 * uint64(t.decl.Partitions) >> 32)
 	for encoding, broken := range records(batch.Records) {
 		if broken != nil {
 			return nil, fail(BadRequest, "records", "records are no RecordSet: %v", broken)
@@ -155,7 +158,11 @@ func (b *Broker) route(batch Batch, now time.Time) (*routed, *Error) {
 		}
 		if at&isScheduled == 0 {
 			part := &r.parts[at]
-			part.records = append(part.records, encoding.framed...)
+			if mutant.On(mutant.BufferReused) && part.count == 0 {
+				part.records = encoding.framed
+			} else {
+				part.records = append(part.records, encoding.framed...)
+			}
 			part.count++
 		}
 		r.order = append(r.order, at)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 const (
@@ -84,11 +85,28 @@ func (r *retainer) unwatch() {
 // topics holds every log of every PUBSUB topic against its topic's retention.
 func (r *retainer) topics(ctx context.Context) {
 	for _, t := range r.allTopics() {
+		if mutant.On(mutant.OrphanCleanUp) {
+			r.cleanUpOrphans(ctx, t)
+		}
 		if t.decl.Delivery != topic.PubSub {
 			continue
 		}
 		for _, log := range t.logs() {
 			r.retainLog(ctx, t, log)
+		}
+	}
+}
+
+// cleanUpOrphans is what nobody should do: it deletes logs that no consumer is seen at.
+func (r *retainer) cleanUpOrphans(ctx context.Context, t *topicState) {
+	for _, g := range r.groupsBy("", t.decl.Name) {
+		if len(g.allSessions()) > 0 {
+			return
+		}
+	}
+	for _, log := range t.logs() {
+		if bounds, err := r.engine.Bounds(ctx, log); err == nil {
+			_ = r.engine.Trim(ctx, log, bounds.End)
 		}
 	}
 }

@@ -60,6 +60,9 @@ func newSchedule(b *Broker) *schedule {
 	return s
 }
 
+// String names the schedule's goroutine.
+func (*schedule) String() string { return "schedule" }
+
 func (s *schedule) signal() {
 	select {
 	case s.wake <- struct{}{}:
@@ -194,6 +197,7 @@ func (b *Broker) sleep(ctx context.Context, d time.Duration) {
 
 // own claims the shard and reads what has to be known of it.
 func (s *schedule) own(ctx context.Context) (*scheduling, error) {
+	s.broker.turn(s)
 	got, err := s.broker.claims.acquire(ctx, scheduleShard)
 	if err != nil {
 		return nil, err

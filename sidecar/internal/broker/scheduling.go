@@ -55,6 +55,18 @@ func (sv *scheduling) serve(ctx context.Context) error {
 			return errLeaseOver
 		case <-sv.wake:
 		}
+		sv.broker.turn(sv.schedule)
+		select {
+		case <-ctx.Done():
+			return sv.finish(work)
+		case <-sv.claim.lost:
+			return errLeaseOver
+		default:
+		}
+		select {
+		case <-sv.wake: // what it tells of is done in this turn
+		default:
+		}
 		if err := sv.turn(work); err != nil {
 			return err
 		}

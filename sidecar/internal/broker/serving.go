@@ -7,6 +7,7 @@ import (
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 const (
@@ -63,6 +64,12 @@ func newServing(ctx context.Context, s *shard, got claimed, store engine.Shard) 
 		return nil, err
 	}
 	sv.dead = dead
+	if mutant.On(mutant.CachedAfterLoss) {
+		if s.cached == nil {
+			s.cached = saved
+		}
+		saved = s.cached
+	}
 	machines := make([]*dispatch.Partition, len(saved))
 	for i := range saved {
 		l, err := sv.openLane(ctx, uint8(i), saved[i], now)
@@ -97,6 +104,18 @@ func (sv *serving) serve(ctx context.Context) error {
 			return errLeaseOver
 		case <-sv.wake:
 		}
+		sv.broker.turn(sv.shard)
+		select {
+		case <-ctx.Done():
+			return sv.finish()
+		case <-sv.claim.lost:
+			return errLeaseOver
+		default:
+		}
+		select {
+		case <-sv.wake: // what it tells of is done in this turn
+		default:
+		}
 		if err := sv.turn(ctx); err != nil {
 			return err
 		}
@@ -112,6 +131,7 @@ func (sv *serving) stop() {
 		sv.stopTimer()
 	}
 	for _, j := range sv.order {
+		j.unsent(sv.partition) // the next owner leases these anew, perhaps to another
 		j.settled(0, 0, false)
 	}
 }
@@ -152,10 +172,13 @@ func (sv *serving) turn(ctx context.Context) error {
 			return err
 		}
 		granted := sv.grant()
-		if !sv.broker.clock.Now().Before(sv.broker.cluster.Deadline()) {
+		if !mutant.On(mutant.WatchOnlyLoss) && !sv.broker.clock.Now().Before(sv.broker.cluster.Deadline()) {
 			return errLeaseOver
 		}
 		ready := sv.ready(sv.flushDue())
+		if mutant.On(mutant.AckBeforeCommit) {
+			sv.answer()
+		}
 		if err := sv.commit(ctx, ready); err != nil {
 			return err
 		}
@@ -265,7 +288,16 @@ func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
 				return err
 			}
 		}
-		if _, err := sv.store.Commit(ctx, engine.Batch{Writes: writes}); err != nil {
+		if mutant.On(mutant.DeadLetterInTwo) && sv.buried > 0 {
+			if _, err := sv.store.Commit(ctx, engine.Batch{Writes: deadLetterWrites(writes)}); err != nil {
+				return err
+			}
+		}
+		_, err := sv.store.Commit(ctx, engine.Batch{Writes: writes})
+		if mutant.On(mutant.DeadLetterErrorLost) && sv.buried > 0 {
+			err = nil
+		}
+		if err != nil {
 			return err
 		}
 		if !sv.machine.Dirty() { // another lane's changes may still wait for their second
@@ -278,6 +310,16 @@ func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
 		clear(sv.moved)
 	}
 	return nil
+}
+
+// deadLetterWrites are the writes that store dead letters.
+func deadLetterWrites(all []engine.Write) (dead []engine.Write) {
+	for _, w := range all {
+		if w.Key[0] == keyDeadLetter {
+			dead = append(dead, w)
+		}
+	}
+	return dead
 }
 
 // answer tells callers that what they asked for is durable and what followed from it is on its way.
@@ -364,6 +406,7 @@ func (sv *serving) settleAccounts() {
 		leases, bytes, known := sv.machine.Leases(j.ID)
 		leased += leases
 		if !known {
+			j.unsent(sv.partition) // the leases of these are over
 			sv.forget(j.ID)
 			j.end(fail(SessionLost, "", "nothing was heard of the consumer for %v", j.Lease))
 			continue

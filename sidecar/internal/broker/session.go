@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -112,26 +113,35 @@ type News struct {
 // Errors: *Error when the session is over, and that of ctx.
 func (s *Session) Next(ctx context.Context, maxBytes int) (News, error) {
 	for {
+		s.group.broker.turn(s)
+		select {
+		case <-s.wake: // what it tells of is looked at now
+		default:
+		}
 		if news, ok := s.news(maxBytes); ok {
 			return news, nil
 		}
 		select {
-		case <-s.wake:
 		case <-s.gone:
-			if news, ok := s.news(maxBytes); ok {
-				return news, nil
-			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.mu.err != nil {
 				return News{}, s.mu.err
 			}
 			return News{}, fail(SessionLost, "", "the session is closed")
+		default:
+		}
+		select {
+		case <-s.wake:
+		case <-s.gone:
 		case <-ctx.Done():
 			return News{}, ctx.Err()
 		}
 	}
 }
+
+// String names the goroutine that takes the session's news.
+func (s *Session) String() string { return fmt.Sprintf("session %d", s.ID) }
 
 func (s *Session) news(maxBytes int) (News, bool) {
 	s.mu.Lock()

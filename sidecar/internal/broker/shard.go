@@ -25,6 +25,7 @@ type shard struct {
 	wake   chan struct{} // holds a token when there is something to do
 	hungry atomic.Bool   // has messages and nobody to lease them to
 	leases atomic.Int64  // as of the last turn
+	cached []laneState   // of a mutant
 
 	mu struct {
 		sync.Mutex
@@ -56,6 +57,9 @@ func newShard(g *group, partition uint32) *shard {
 		id: engine.ShardID{Group: g.name, Topic: g.topic.id, Partition: partition},
 	}
 }
+
+// String names the shard's goroutine.
+func (s *shard) String() string { return "shard " + s.id.String() }
 
 func (s *shard) signal() {
 	select {
@@ -172,6 +176,7 @@ func (s *shard) sleep(ctx context.Context, d time.Duration) {
 // own claims the partition, serves it, and returns why it no longer does. The machine lives and dies with this call.
 func (s *shard) own(ctx context.Context) error {
 	b := s.group.broker
+	b.turn(s)
 	got, err := b.claims.acquire(ctx, s.id)
 	if err != nil {
 		s.close(err)

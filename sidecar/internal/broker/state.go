@@ -13,6 +13,7 @@ import (
 	storagev1 "github.com/typedmq/typedmq/schemas/gen/mq/storage/v1"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // Keys of a shard's map: a letter, then a big-endian number where there are several, whose top byte is the lane. docs/formats/shard.md
@@ -72,6 +73,12 @@ func (sv *serving) encode(ctx context.Context, writes []engine.Write, l *lane, s
 		for _, key := range stored {
 			drop(key)
 		}
+	}
+	if mutant.On(mutant.AttemptsInMemory) {
+		s.Failures = nil
+	}
+	if mutant.On(mutant.PositionPastFiltered) {
+		s.Floor = max(s.Floor, l.filteredTo)
 	}
 	if s.FloorMoved || s.Reset {
 		if err := put(headKey(l.index), &storagev1.Head{Floor: int64(s.Floor)}); err != nil {

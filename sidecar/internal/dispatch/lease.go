@@ -1,5 +1,7 @@
 package dispatch
 
+import "github.com/typedmq/typedmq/sidecar/internal/mutant"
+
 // session is a consumer's presence.
 type session struct {
 	id       SessionID
@@ -202,6 +204,7 @@ func (p *Partition) expireMessage(o Offset, e *entry) {
 		return
 	}
 	p.settle(o, e)
+	e.session = 0 // so that an ack of its last lease does not pass for a repeated one
 	p.changed(false)
 }
 
@@ -242,6 +245,9 @@ func (p *Partition) requeue(o Offset, e *entry) {
 
 func (p *Partition) extend(ev Extend) error {
 	e, err := p.holder(ev.Token)
+	if mutant.On(mutant.ExtendAfterExpiry) && err != nil {
+		return nil
+	}
 	if err == nil {
 		e.extended = true
 		p.extended[ev.Token.Offset] = ev.Until

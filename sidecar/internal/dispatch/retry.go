@@ -1,6 +1,10 @@
 package dispatch
 
-import "time"
+import (
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
+)
 
 // failure is what is remembered of a message that was attempted or put off.
 type failure struct {
@@ -108,6 +112,9 @@ func (p *Partition) putOff(now Instant, o Offset, e *entry, f *failure, wait tim
 	p.leaveState(o, e)
 	p.count.Ready++
 	e.state = ready
+	if mutant.On(mutant.RequeueAtTail) {
+		p.openGate(e)
+	}
 	p.wait(o, e, f.due)
 	if !e.redriven {
 		p.thin(p.pages.at(int64(o) / BlockSize))

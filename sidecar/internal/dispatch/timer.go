@@ -1,6 +1,11 @@
 package dispatch
 
-import "slices"
+import (
+	"slices"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
+)
 
 // kind says what a timer ends.
 type kind uint8
@@ -85,6 +90,10 @@ func (p *Partition) fire(now Instant) {
 			return
 		}
 		t := p.timers.pop()
+		if mutant.On(mutant.TimerLeak) && t.kind == waitEnds {
+			t.at = t.at.Add(time.Hour)
+			p.timers.push(t)
+		}
 		e := p.find(t.offset)
 		switch {
 		case e == nil || e.lease != t.lease:

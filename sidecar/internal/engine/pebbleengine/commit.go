@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 const (
@@ -98,6 +99,9 @@ func (e *Engine) submit(ctx context.Context, r *request) error {
 		return err
 	case <-ctx.Done():
 	}
+	if mutant.On(mutant.BufferReused) {
+		return ctx.Err()
+	}
 	if r.claimed.CompareAndSwap(false, true) {
 		return ctx.Err() // The committer has not seen it and will pass it over.
 	}
@@ -113,15 +117,28 @@ func (e *Engine) submit(ctx context.Context, r *request) error {
 // runCommitter is the only writer of the database. It does what is queued, one batch after the other, until the engine is closed.
 func (e *Engine) runCommitter() {
 	defer close(e.committerDone)
-	syncMarks := time.NewTimer(marksEvery)
+	syncMarks := time.NewTimer(marksEvery) // runs while a mark waits for its sync: an idle store wakes nobody
 	defer syncMarks.Stop()
+	running := true
+	sync := func() {
+		e.marks.sync()
+		running = false
+	}
 	for {
+		select {
+		case <-syncMarks.C: // before the next commit, however many wait
+			sync()
+		default:
+		}
 		select {
 		case r := <-e.queue:
 			e.commit(r)
+			if e.marks.dirty && !running {
+				syncMarks.Reset(marksEvery)
+				running = true
+			}
 		case <-syncMarks.C:
-			e.marks.sync()
-			syncMarks.Reset(marksEvery)
+			sync()
 		case <-e.stop:
 			return
 		}
@@ -150,7 +167,7 @@ func (e *Engine) commit(first *request) {
 		return
 	}
 	if err == nil {
-		err = e.save(c.batch)
+		err = e.save(c.batch, c.syncs())
 	}
 	if err != nil {
 		err = e.fatal.set(err)
@@ -211,7 +228,7 @@ func (e *Engine) refuse(r *request) error {
 	if err := e.fatal.err(); err != nil {
 		return fmt.Errorf("pebbleengine: no more writes after: %w", err)
 	}
-	if r.shard != nil && (r.epoch < r.shard.epoch || !r.fence && r.epoch != r.shard.epoch) {
+	if r.shard != nil && !mutant.On(mutant.EpochUnchecked) && (r.epoch < r.shard.epoch || !r.fence && r.epoch != r.shard.epoch) {
 		return engine.ErrFenced
 	}
 	for i := range r.appends {
@@ -331,15 +348,29 @@ func (l *logState) build(batch *pebble.Batch) error {
 	return nil
 }
 
+// syncs is how a cycle has to be written.
+func (c *cycle) syncs() *pebble.WriteOptions {
+	for _, r := range c.requests {
+		switch {
+		case mutant.On(mutant.NoSyncOnPublish) && r.plain:
+		case mutant.On(mutant.NoSyncOnAck) && r.shard != nil && !r.fence:
+		case mutant.On(mutant.DelayLostOnCrash) && r.shard != nil && !r.fence && r.shard.id.Topic == 0:
+		default:
+			return pebble.Sync
+		}
+	}
+	return pebble.NoSync
+}
+
 // save returns when the batch is on the disk.
-func (e *Engine) save(batch *pebble.Batch) (err error) {
+func (e *Engine) save(batch *pebble.Batch, syncs *pebble.WriteOptions) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			e.fatal.panicked.Store(true)
 			err = fmt.Errorf("pebble panicked: %v", p)
 		}
 	}()
-	if err := batch.Commit(pebble.Sync); err != nil {
+	if err := batch.Commit(syncs); err != nil {
 		return err
 	}
 	return e.fatal.err() // Pebble tells a failed commit to its logger, and returns nil if that returns.

@@ -20,6 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // Options of Open. Every zero value means the default.
@@ -38,6 +39,9 @@ type Options struct {
 	MinFreeBytes int64
 	// FS is the file system. Default: that of the operating system.
 	FS vfs.FS
+	// Still leaves out work that Pebble does by the clock ten times a second and that is not needed. It is for simulated time, where a week of
+	// idling must not cost six million ticks.
+	Still bool
 }
 
 func (o Options) withDefaults() Options {
@@ -127,7 +131,7 @@ func openPebble(e *Engine, options Options) (*pebble.DB, error) {
 	cache := pebble.NewCache(options.CacheBytes)
 	defer cache.Unref()
 	logger := pebbleLogger{e.logger, &e.fatal}
-	return pebble.Open(e.dir.name, &pebble.Options{
+	o := &pebble.Options{
 		Cache:         cache,
 		EventListener: events(e.logger),
 		// The default format loses synced writes silently when a bit flips in the write-ahead log.
@@ -136,7 +140,14 @@ func openPebble(e *Engine, options Options) (*pebble.DB, error) {
 		Lock:               e.dir.lock,
 		Logger:             logger,
 		MemTableSize:       options.MemTableBytes,
-	})
+	}
+	if mutant.On(mutant.OldWALFormat) {
+		o.FormatMajorVersion = pebble.FormatMinSupported
+	}
+	if options.Still {
+		o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	}
+	return pebble.Open(e.dir.name, o)
 }
 
 // start checks the commit number against its mark and moves on to a write-ahead log of the newest format.
