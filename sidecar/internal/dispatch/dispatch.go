@@ -127,12 +127,14 @@ type Partition struct {
 	again          queue // ready for another time: retries, released, unparked
 	suspects       queue // the same, of messages that several sessions vanished with
 	timers         timers
-	extended       map[Offset]Instant // ends of leases that were extended on their own
-	redrivenLeases uint32             // leases of redriven messages so far
-	leaseBase      uint32             // leases before the last seek had numbers up to this
-	leaseMax       uint32             // the greatest number of a lease so far
+	extended       map[Offset]extension // leases that were extended on their own
+	redrivenLeases uint32               // leases of redriven messages so far
+	leaseBase      uint32               // leases before the last seek had numbers up to this
+	leaseMax       uint32               // the greatest number of a lease so far
 	tally          Tally
 	sessions       []*session
+	byID           map[SessionID]*session
+	texts          int              // bytes of the errors that failures keep
 	restored       map[int64]Bitmap // settled blocks of the snapshot that were not fetched yet
 
 	count   Stats
@@ -150,20 +152,21 @@ func New(cfg Config, snap Snapshot, now Instant) *Partition {
 		fresh:    snap.Floor,
 		cursor:   snap.Floor,
 		end:      snap.Floor,
-		pages:    newPages(snap.Floor),
+		pages:    newPages(snap.Floor, packAbove),
 		held:     make(map[Offset]uint64, len(snap.Held)),
 		heldKeys: make(map[uint64]int, len(snap.Held)),
 		redriven: make(map[Offset]*entry),
 		failures: make(map[Offset]*failure, len(snap.Failures)),
 		gates:    make(map[uint64]gate),
-		extended: make(map[Offset]Instant),
+		extended: make(map[Offset]extension),
+		byID:     make(map[SessionID]*session),
 		restored: make(map[int64]Bitmap, len(snap.Blocks)),
 	}
 	for _, b := range snap.Blocks {
 		p.restored[b.Index] = b.Settled
 	}
 	for _, f := range snap.Failures {
-		p.failures[f.Offset] = &failure{attempts: f.Attempts, losses: f.Losses, first: f.FirstError, last: f.LastError, due: f.Due, wait: f.Wait}
+		p.failures[f.Offset] = &failure{attempts: f.Attempts, losses: f.Losses, first: p.text(f.FirstError), last: p.text(f.LastError), due: f.Due, wait: f.Wait}
 	}
 	for _, m := range snap.Held {
 		p.hold(m.Offset, p.gateKey(m.Key))
@@ -220,6 +223,8 @@ func (p *Partition) apply(now Instant, ev Event) error {
 		for _, o := range ev.Offsets {
 			p.discard(o)
 		}
+	case *Trimmed:
+		p.trimmed(ev)
 	case Seek:
 		p.seek(now, ev.To)
 	case Tick:
@@ -237,7 +242,11 @@ func (p *Partition) Want() (from Offset, n int) {
 	if p.cfg.MaxParked > 0 && p.count.Parked >= p.cfg.MaxParked || p.cursor-p.floor >= maxWindow {
 		return p.cursor, 0
 	}
-	n = min(p.cfg.Lookahead-int(p.cursor-p.fresh), p.cfg.MaxUnsettled-p.count.unsettled(), int(maxWindow-(p.cursor-p.floor)))
+	ahead := int(p.cursor - p.fresh)
+	if ahead > p.cfg.Lookahead/2 { // by halves, so that a consumer of one message at a time does not cost a read for each
+		return p.cursor, 0
+	}
+	n = min(p.cfg.Lookahead-ahead, p.cfg.MaxUnsettled-p.count.unsettled(), int(maxWindow-(p.cursor-p.floor)))
 	return p.cursor, max(0, n)
 }
 

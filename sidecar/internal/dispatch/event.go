@@ -56,9 +56,11 @@ type Grant struct {
 	Full bool
 }
 
-// Ack settles messages. Refused lists the tokens that no lease goes with.
+// Ack settles messages. Settled counts those that it did; Refused lists the tokens that no lease goes with. The others were settled by the same
+// lease before.
 type Ack struct {
 	Tokens  []Token
+	Settled int
 	Refused []Token
 }
 
@@ -102,6 +104,13 @@ type Discard struct{ Offsets []Offset }
 // Redriven messages below To stay on their way.
 type Seek struct{ To Offset }
 
+// Trimmed says that the log has no message below Begin any more. Those that are not leased are settled; Lost counts them. It does not count
+// offsets that were never fetched.
+type Trimmed struct {
+	Begin Offset
+	Lost  int64
+}
+
 // Tick says that time has passed.
 type Tick struct{}
 
@@ -120,6 +129,7 @@ func (Extend) event()    {}
 func (Redrive) event()   {}
 func (Discard) event()   {}
 func (Seek) event()      {}
+func (*Trimmed) event()  {}
 func (Tick) event()      {}
 
 // Token is the proof of a lease.

@@ -42,6 +42,13 @@ func (p *Partition) gap(to Offset) {
 	if to <= p.cursor {
 		return
 	}
+	for o, f := range p.failures {
+		if _, kept := p.redriven[o]; o >= p.cursor && o < to && !kept {
+			p.texts -= len(f.first) + len(f.last)
+			delete(p.failures, o)
+			p.pending.Save.DropFailures = append(p.pending.Save.DropFailures, o)
+		}
+	}
 	if p.floor == p.cursor { // nothing is kept: no need to remember the gap
 		p.cursor, p.fresh, p.floor = to, to, to
 		p.pending.Save.DropBlocks = p.pages.dropBelow(to, p.pending.Save.DropBlocks)
@@ -56,6 +63,10 @@ func (p *Partition) gap(to Offset) {
 		return
 	}
 	for p.cursor < to {
+		if p.cursor%BlockSize == 0 && to-p.cursor >= BlockSize {
+			p.gapBlock()
+			continue
+		}
 		s := p.page(p.cursor)
 		s.page.entries[p.cursor%BlockSize].state = settled
 		p.pages.mark(s, s.page.index)
@@ -64,6 +75,19 @@ func (p *Partition) gap(to Offset) {
 		p.thin(s)
 	}
 	p.changed(false)
+}
+
+// gapBlock moves the cursor over a whole block of offsets that do not exist.
+func (p *Partition) gapBlock() {
+	index := int64(p.cursor) / BlockSize
+	s := p.pages.reach(index)
+	if _, ok := p.restored[index]; ok {
+		s.saved = true
+		delete(p.restored, index)
+	}
+	p.pages.mark(s, index)
+	p.count.SettledAbove += BlockSize
+	p.cursor += BlockSize
 }
 
 // forward moves the cursor by one, forgetting what the snapshot says of a block that it leaves.

@@ -2,7 +2,10 @@ package dispatch
 
 // gate is the order of one key: the message that goes first, and those that wait behind it, oldest first. It has no holder
 // while a dead letter holds the key.
-type gate struct{ holder, head, tail Offset }
+type gate struct {
+	holder, head, tail Offset
+	parked             Offset // the message that was put into the middle of the line last
+}
 
 // gateKey is the gate that a message of a key goes through.
 func (p *Partition) gateKey(key uint64) uint64 {
@@ -26,7 +29,7 @@ func (p *Partition) admit(o Offset, e *entry) bool {
 	}
 	g, busy := p.gates[e.key]
 	if !busy {
-		g = gate{holder: none, head: none, tail: none}
+		g = gate{holder: none, head: none, tail: none, parked: none}
 	}
 	if g.holder == none && (e.redriven || !p.isHeld(e.key)) {
 		g.holder = o
@@ -95,12 +98,22 @@ func (p *Partition) park(o Offset, e *entry, g *gate) {
 		e.next, g.head = g.head, o
 	default:
 		before := g.head
+		if g.parked != none && g.parked < o && p.inLine(g.parked, e.key) { // others come in order, most likely
+			before = g.parked
+		}
+		g.parked = o
 		for p.find(before).next < o {
 			before = p.find(before).next
 		}
 		e.next = p.find(before).next
 		p.find(before).next = o
 	}
+}
+
+// inLine tells whether a message waits behind the gate of a key.
+func (p *Partition) inLine(o Offset, key uint64) bool {
+	e := p.find(o)
+	return e != nil && e.state == parked && e.key == key
 }
 
 // openGate lets the next message of a settled message's key go first.

@@ -37,13 +37,16 @@ func (l *Lanes) Step(now Instant, ev Event) error {
 // Grant leases ready messages to a session, the highest lane first. Error: ErrUnknownSession.
 func (l *Lanes) Grant(now Instant, g *Grant) error {
 	err := ErrUnknownSession
+	if _, _, known := l.Leases(g.Session); known {
+		err = nil
+	}
 	for lane := len(l.lanes) - 1; lane >= 0 && !g.Full; {
-		l.grantPassed(now, g, lane)
+		if l.grantPassed(now, g, lane); g.Full {
+			break
+		}
 		most := l.most(lane, g.Messages-g.Used)
 		used := g.Used
-		if l.grant(now, lane, g, most) == nil {
-			err = nil
-		}
+		_ = l.grant(now, lane, g, most)
 		l.pass(lane, g.Used-used)
 		if g.Used-used < most || g.Used == g.Messages {
 			lane-- // it has nothing left that can go
@@ -56,7 +59,11 @@ func (l *Lanes) Grant(now Instant, g *Grant) error {
 func (l *Lanes) grantPassed(now Instant, g *Grant, lane int) {
 	for low := lane - 1; low >= 0; low-- {
 		if l.passed[low] >= MaxPassed && g.Used < g.Messages {
+			used := g.Used
 			_ = l.grant(now, low, g, 1)
+			if g.Used == used && g.Full {
+				return // until there is room for it nothing goes
+			}
 			l.passed[low] = 0
 		}
 	}

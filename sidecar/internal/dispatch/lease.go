@@ -13,10 +13,8 @@ type session struct {
 }
 
 func (p *Partition) session(id SessionID) (*session, error) {
-	for _, s := range p.sessions {
-		if s.id == id {
-			return s, nil
-		}
+	if s := p.byID[id]; s != nil {
+		return s, nil
 	}
 	return nil, ErrUnknownSession
 }
@@ -29,7 +27,9 @@ func (p *Partition) join(ev Join) {
 		}
 		return
 	}
-	p.sessions = append(p.sessions, &session{id: ev.Session, until: ev.Until, once: ev.Once})
+	s := &session{id: ev.Session, until: ev.Until, once: ev.Once}
+	p.sessions = append(p.sessions, s)
+	p.byID[s.id] = s
 }
 
 func (p *Partition) heartbeat(ev Heartbeat) error {
@@ -60,6 +60,7 @@ func (p *Partition) leave(ev Leave) error {
 
 // forget removes a session that has no leases.
 func (p *Partition) forget(id SessionID) {
+	delete(p.byID, id)
 	for i, s := range p.sessions {
 		if s.id == id {
 			p.sessions = append(p.sessions[:i], p.sessions[i+1:]...)
@@ -250,10 +251,21 @@ func (p *Partition) extend(ev Extend) error {
 	}
 	if err == nil {
 		e.extended = true
-		p.extended[ev.Token.Offset] = ev.Until
-		p.timers.push(timer{at: ev.Until, offset: ev.Token.Offset, lease: e.lease, kind: leaseEnds})
+		x, again := p.extended[ev.Token.Offset]
+		x.until = ev.Until
+		if !again || ev.Until < x.timer {
+			x.timer = ev.Until
+			p.setTimer(timer{at: ev.Until, offset: ev.Token.Offset, lease: e.lease, kind: leaseEnds})
+		}
+		p.extended[ev.Token.Offset] = x
 	}
 	return err
+}
+
+// extension is a lease that does not end with its session.
+type extension struct {
+	until Instant
+	timer Instant // that is set for it, until or earlier
 }
 
 // leaveState undoes what the counters and the session know of an entry's state. The caller sets the next one.

@@ -58,7 +58,7 @@ type page struct {
 // sparseMost is how many unsettled messages a page has at most when it is packed.
 const sparseMost = 8
 
-// packAbove is how many pages there are before any is packed: packing pays where few messages keep many pages.
+// packAbove is the usual value of pages.packAbove.
 const packAbove = 64
 
 // left is an unsettled message of a page that was packed.
@@ -119,12 +119,16 @@ type pages struct {
 	head  int
 	dirty []int64
 	used  int // pages in slots
+	// packAbove is how many pages there are before any is packed: packing pays where few messages keep many pages.
+	packAbove int
 	// recent keeps freed pages for a while, so that a repeated ack of a settled message is recognised, and reuses them.
-	recent [8]*page
+	recent [9]*page // at least 8: one may be in use again
 	turn   int
 }
 
-func newPages(floor Offset) pages { return pages{first: int64(floor) / BlockSize} }
+func newPages(floor Offset, packAbove int) pages {
+	return pages{first: int64(floor) / BlockSize, packAbove: packAbove}
+}
 
 // at returns the slot of an offset, or nil outside the slots.
 func (ps *pages) at(index int64) *slot {
@@ -155,15 +159,20 @@ func (ps *pages) entry(o Offset) *entry {
 // extend makes slots and a page for an offset at or above the cursor.
 func (ps *pages) extend(o Offset) *slot {
 	index := int64(o) / BlockSize
-	for ps.first+int64(len(ps.slots)-ps.head) <= index {
-		ps.slots = append(ps.slots, slot{})
-	}
-	s := ps.at(index)
+	s := ps.reach(index)
 	if s.page == nil {
 		s.page = ps.blank()
 		s.page.index = index
 	}
 	return s
+}
+
+// reach makes slots up to an index.
+func (ps *pages) reach(index int64) *slot {
+	for ps.first+int64(len(ps.slots)-ps.head) <= index {
+		ps.slots = append(ps.slots, slot{})
+	}
+	return ps.at(index)
 }
 
 // blank returns an unused page, the one that was freed longest ago if there are enough.

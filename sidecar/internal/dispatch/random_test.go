@@ -51,7 +51,8 @@ type conversation struct {
 	live    []SessionID
 	last    SessionID
 	seeks   int
-	granted Grant // the last
+	begin   Offset // of the log
+	granted Grant  // the last
 	calm    bool
 }
 
@@ -129,9 +130,13 @@ func (c *conversation) step(ev Event) error { return c.p.Step(c.now, ev) }
 func (c *conversation) reopen() {
 	c.cfg.Epoch++
 	c.p = New(c.cfg, c.store.snapshot(), c.now)
+	c.p.pages.packAbove = c.rng.IntN(3) // so that pages are packed
 	c.live = nil
 	for _, m := range c.log {
 		m.lease = nil
+		if m.Offset < c.begin && !m.redriven && !m.settled { // the log does not bring it again
+			m.settled, m.forgotten = true, true
+		}
 	}
 }
 
@@ -147,6 +152,8 @@ func (c *conversation) event() {
 		c.leave()
 	case n < 17 && !c.calm && c.seeks < 5:
 		c.seek()
+	case n < 18 && !c.calm:
+		c.trim()
 	case n < 24:
 		c.exhume()
 	case n < 40:
@@ -184,7 +191,7 @@ func (c *conversation) leave() {
 
 func (c *conversation) seek() {
 	c.seeks++
-	to := Offset(c.rng.IntN(int(c.end) + 1))
+	to := max(c.begin, Offset(c.rng.IntN(int(c.end)+1)))
 	_ = c.step(Seek{To: to})
 	for _, m := range c.log {
 		m.lease = nil
@@ -192,6 +199,24 @@ func (c *conversation) seek() {
 			continue
 		}
 		m.settled, m.redriven, m.forgotten, m.attempts, m.losses = m.Offset < to, false, true, 0, 0
+	}
+}
+
+// trim takes the oldest messages out of the log.
+func (c *conversation) trim() {
+	c.begin = max(c.begin, min(c.end, c.p.Position()+Offset(c.rng.IntN(60))))
+	ev := &Trimmed{Begin: c.begin}
+	_ = c.step(ev)
+	var known int64
+	for _, m := range c.log {
+		if m.Offset >= c.begin || m.settled || m.redriven || m.lease != nil {
+			continue
+		}
+		m.settled, m.forgotten = true, true
+		known++
+	}
+	if ev.Lost > known {
+		c.Fatalf("%d messages were lost of %d", ev.Lost, known)
 	}
 }
 
@@ -223,7 +248,7 @@ func (c *conversation) exhume() {
 func (c *conversation) fetch(from Offset, n int) *Fetched {
 	f := &Fetched{Next: c.end}
 	for _, m := range c.log {
-		if m.Offset < from {
+		if m.Offset < max(from, c.begin) {
 			continue
 		}
 		if len(f.Messages) == n {
@@ -274,7 +299,7 @@ func (c *conversation) ack() {
 	stale.Lease++
 	a.Tokens = append(a.Tokens, stale)
 	_ = c.step(&a)
-	if len(a.Refused) != 1 || a.Refused[0] != stale {
+	if len(a.Refused) != 1 || a.Refused[0] != stale || a.Settled != len(a.Tokens)-1 {
 		c.Fatalf("refused %v, want only %v", a.Refused, stale)
 	}
 }

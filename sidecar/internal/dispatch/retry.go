@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"strings"
 	"time"
 
 	"github.com/typedmq/typedmq/sidecar/internal/mutant"
@@ -52,11 +53,29 @@ func (p *Partition) snooze(now Instant, ev Snooze) error {
 func (p *Partition) fail(o Offset, e *entry, text string) *failure {
 	f := p.failureOf(o, e)
 	f.attempts++
+	p.texts -= len(f.last)
+	f.last = p.text(text)
 	if f.attempts == 1 {
-		f.first = text
+		p.texts -= len(f.first)
+		f.first = p.text(text)
 	}
-	f.last = text
 	return f
+}
+
+const (
+	// maxTexts is how many bytes of errors the messages of a partition keep in memory before the texts of further ones are cut.
+	maxTexts = 16 << 20
+	// cutText is what is kept of those.
+	cutText = 128
+)
+
+// text takes an error's text into account.
+func (p *Partition) text(s string) string {
+	if p.texts > maxTexts && len(s) > cutText {
+		s = strings.ToValidUTF8(s[:cutText], "")
+	}
+	p.texts += len(s)
+	return s
 }
 
 // lose notes that a session vanished with a leased message. No attempt is counted, but a message that takes its sessions along is
@@ -67,7 +86,7 @@ func (p *Partition) lose(o Offset, e *entry) {
 	f.losses++
 	if p.cfg.MaxLosses > 0 && f.losses >= p.cfg.MaxLosses {
 		if f.attempts == 0 {
-			f.first, f.last = vanished, vanished
+			f.first, f.last = p.text(vanished), p.text(vanished)
 		}
 		p.bury(o, e, f, ConsumersLost)
 		return
@@ -127,7 +146,7 @@ func (p *Partition) wait(o Offset, e *entry, due Instant) {
 	p.count.Ready--
 	p.count.Waiting++
 	e.state = waiting
-	p.timers.push(timer{at: due, offset: o, lease: e.lease, kind: waitEnds})
+	p.setTimer(timer{at: due, offset: o, lease: e.lease, kind: waitEnds})
 }
 
 // saveFailure puts a failure into the pending save. A later one of the same offset wins.

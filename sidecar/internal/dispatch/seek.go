@@ -11,10 +11,11 @@ func (p *Partition) seek(now Instant, to Offset) {
 	kept := p.redriven
 	failures := p.failures
 	p.redriven, p.failures = make(map[Offset]*entry), make(map[Offset]*failure)
-	p.gates, p.extended, p.restored = make(map[uint64]gate), make(map[Offset]Instant), make(map[int64]Bitmap)
+	p.gates, p.extended, p.restored = make(map[uint64]gate), make(map[Offset]extension), make(map[int64]Bitmap)
 	p.again, p.suspects, p.timers = queue{}, queue{}, timers{}
-	p.pages = newPages(to)
+	p.pages = newPages(to, p.pages.packAbove)
 	p.floor, p.fresh, p.cursor, p.end = to, to, to, max(p.end, to)
+	p.texts = 0
 	p.count = Stats{Held: p.count.Held}
 	p.leaseBase = p.leaseMax
 	for i := 0; i < len(p.sessions); {
@@ -41,6 +42,7 @@ func (p *Partition) seek(now Instant, to Offset) {
 		}
 		if f := failures[o]; f != nil {
 			p.failures[o] = f
+			p.texts += len(f.first) + len(f.last)
 			p.saveFailure(o, f)
 		}
 		p.bringBack(now, o, kept[o])

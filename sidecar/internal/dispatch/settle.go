@@ -7,6 +7,7 @@ func (p *Partition) ack(ev *Ack) {
 		switch {
 		case err == nil:
 			p.settle(t.Offset, e)
+			ev.Settled++
 			p.changed(true)
 		case !p.settledBy(t):
 			ev.Refused = append(ev.Refused, t)
@@ -82,6 +83,7 @@ func (p *Partition) settle(o Offset, e *entry) {
 	e.state = settled
 	if e.failed {
 		e.failed = false
+		p.texts -= len(p.failures[o].first) + len(p.failures[o].last)
 		delete(p.failures, o)
 		p.pending.Save.DropFailures = append(p.pending.Save.DropFailures, o)
 	}
@@ -115,7 +117,7 @@ func (p *Partition) thin(s *slot) {
 	case p.cursor < end:
 	case s.live == 0:
 		p.pages.free(s)
-	case s.live <= sparseMost && p.fresh >= end && p.pages.used > packAbove:
+	case s.live <= sparseMost && p.fresh >= end && p.pages.used > p.pages.packAbove:
 		p.pages.pack(s)
 	}
 }
@@ -151,8 +153,10 @@ func (p *Partition) settleBlocks() {
 		b := Block{Index: index}
 		if s.page == nil {
 			b.Settled = Bitmap{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
-			for _, left := range s.sparse {
-				b.Settled.clear(int(left.offset % BlockSize))
+			for i := range s.sparse {
+				if left := &s.sparse[i]; left.entry.state != settled {
+					b.Settled.clear(int(left.offset % BlockSize))
+				}
 			}
 		} else {
 			b.Settled = p.restored[index] // of the offsets that were not fetched yet

@@ -102,10 +102,38 @@ func (p *Partition) fire(now Instant) {
 			p.count.Ready++
 			e.state = ready
 			p.queueOf(t.offset, e).push(t.offset)
-		case t.kind == leaseEnds && e.state == leased && p.extended[t.offset] == t.at:
-			p.expire(now, t.offset, e)
+		case t.kind == leaseEnds && e.state == leased && p.extended[t.offset].timer == t.at:
+			p.extensionEnds(now, t, e)
 		}
 	}
+}
+
+// extensionEnds ends an extended lease, unless it was extended further since the timer was set.
+func (p *Partition) extensionEnds(now Instant, t timer, e *entry) {
+	x := p.extended[t.offset]
+	if x.until <= now {
+		p.expire(now, t.offset, e)
+		return
+	}
+	x.timer = x.until
+	p.extended[t.offset] = x
+	t.at = x.until
+	p.setTimer(t)
+}
+
+// setTimer adds a timer. When most are void, because their messages went on before they fired, it drops those first.
+func (p *Partition) setTimer(t timer) {
+	if n := len(p.timers.heap); n >= 1024 && n > 2*(p.count.Waiting+len(p.extended)) {
+		live := slices.DeleteFunc(p.timers.heap, func(t timer) bool {
+			e := p.find(t.offset)
+			return e == nil || e.lease != t.lease || t.kind == waitEnds && e.state != waiting || t.kind == leaseEnds && p.extended[t.offset].timer != t.at
+		})
+		p.timers.heap = nil
+		for _, t := range live {
+			p.timers.push(t)
+		}
+	}
+	p.timers.push(t)
 }
 
 // expire ends a lease whose time is over.
