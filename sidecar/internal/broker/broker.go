@@ -105,7 +105,7 @@ type Broker struct {
 	}
 }
 
-// New loads the catalogue and starts to own the shards of every declared group. It returns when publishing and consuming can begin.
+// New loads the catalogue and owns the schedule; groups own their partitions when they are needed. It returns when publishing and consuming can begin.
 func New(ctx context.Context, o Options) (*Broker, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	if o.Random == nil {

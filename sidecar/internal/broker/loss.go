@@ -109,14 +109,19 @@ func (s *shard) restsBehind(ctx context.Context, lane uint8, offset int64) (bool
 	return floor < offset, nil
 }
 
-// passTo lets a lane go on at an offset if it has not come that far. Messages below that it knows already are found to be gone when they are
-// to be sent.
+// passTo lets a lane go on at an offset if it has not come that far. Of the messages below, only those that are leased are left.
 func (sv *serving) passTo(l *lane, begin dispatch.Offset) {
-	cursor, _ := l.machine.Want()
-	if cursor >= begin {
+	first := l.machine.Position()
+	if first >= begin {
 		return
 	}
-	sv.lost(l, cursor, l.unsettled(cursor, begin))
-	l.fetchedTo(begin)
-	_ = l.machine.Step(sv.broker.now(), &dispatch.Fetched{Next: begin})
+	cursor, _ := l.machine.Want()
+	unfetched := int64(0)
+	if cursor < begin {
+		unfetched = l.unsettled(cursor, begin)
+		l.fetchedTo(begin)
+	}
+	ev := &dispatch.Trimmed{Begin: begin}
+	_ = l.machine.Step(sv.broker.now(), ev)
+	sv.lost(l, first, unfetched+ev.Lost)
 }

@@ -294,6 +294,9 @@ type round struct {
 func (r *round) run(sv *serving, m *move, numbers []int64) {
 	for r.done < len(numbers) && r.bytes < moveBytes {
 		number := numbers[r.done]
+		if lane, o := laneOf(number); int(lane) < len(sv.lanes) && sv.lanes[lane].machine.Dying(o) {
+			return // its message dies again in this turn: once that is durable, in the next round
+		}
 		d, err := sv.takeLetter(number)
 		if err == nil && d != nil && !m.chosen(*d) {
 			d = nil // it is another death by now
@@ -329,6 +332,8 @@ func (sv *serving) takeLetter(number int64) (*DeadLetter, error) {
 
 // ask runs something in the shard's goroutine and returns when its effects are durable. After ctx is done it may still be running.
 func (s *shard) ask(ctx context.Context, do func(*serving)) error {
+	s.group.touch()
+	defer s.group.touch()
 	done := make(chan error, 1)
 	s.call(task{do: do, done: func(err error) { done <- err }})
 	select {

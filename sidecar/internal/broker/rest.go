@@ -65,16 +65,27 @@ func (g *group) await(ctx context.Context) {
 	}
 	select {
 	case <-t.begun:
+	case <-t.done:
+		return
 	case <-ctx.Done():
 		return
 	}
 	for _, s := range g.shards {
 		select {
 		case <-s.tried():
+		case <-t.done: // the broker is closed
+			return
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// touch notes that the group is needed, in the middle of a long call.
+func (g *group) touch() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.used = g.broker.now()
 }
 
 func (g *group) resting() bool {

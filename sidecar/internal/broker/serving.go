@@ -167,6 +167,7 @@ func (sv *serving) turn(ctx context.Context) error {
 	sv.grow(now)
 	_ = sv.machine.Step(now, dispatch.Tick{})
 	for round := 0; ; round++ {
+		sv.hear() // the last round may have taken longer than a lease
 		fetched, err := sv.fetch(ctx)
 		if err != nil {
 			return err
@@ -399,12 +400,14 @@ func (sv *serving) forget(id dispatch.SessionID) {
 
 // settleAccounts returns the credits of leases that are over, and ends sessions that were not heard of.
 func (sv *serving) settleAccounts() {
-	leased := 0
-	defer func() { sv.leases.Store(int64(leased)) }()
+	leased := 0 // extended leases outlive their sessions
+	for _, l := range sv.lanes {
+		leased += l.machine.Stats().Leased
+	}
+	sv.leases.Store(int64(leased))
 	for i := len(sv.order) - 1; i >= 0; i-- { // from the end: forget closes the gap
 		j := sv.order[i]
 		leases, bytes, known := sv.machine.Leases(j.ID)
-		leased += leases
 		if !known {
 			j.unsent(sv.partition) // the leases of these are over
 			sv.forget(j.ID)

@@ -176,7 +176,7 @@ func (s *Session) unsent(partition uint32) (slices []Slice) {
 	return slices
 }
 
-// Close ends the session. What it has leased goes to others; with crashed an attempt is counted for what was sent to it.
+// Close ends the session. What it has leased goes to others; with crashed a loss is counted for what was sent to it.
 func (s *Session) Close(crashed bool) {
 	s.end(nil)
 	s.group.eachShard(task{do: func(sv *serving) { sv.leave(s, crashed) }})

@@ -194,7 +194,7 @@ func (part *settlePart) settle(sv *serving) {
 			continue
 		}
 		_ = sv.lanes[i].machine.Step(now, acks)
-		sv.counted.Acknowledged += int64(len(acks.Tokens) - len(acks.Refused))
+		sv.counted.Acknowledged += int64(acks.Settled)
 		for _, t := range acks.Refused {
 			part.refused = append(part.refused, SettleRefusal{sv.group.tokens.append(nil, Token{t, sv.partition, uint8(i)}), leaseLost()})
 		}
@@ -243,9 +243,11 @@ func (sv *serving) settleOne(now dispatch.Instant, s tokenSettlement) error {
 	if len(ack.Refused) > 0 {
 		return dispatch.ErrLeaseLost
 	}
-	if s.Outcome == Skipped {
+	switch {
+	case ack.Settled == 0: // it was settled before
+	case s.Outcome == Skipped:
 		sv.counted.Skipped++
-	} else {
+	default:
 		sv.counted.Acknowledged++
 	}
 	return nil

@@ -122,7 +122,7 @@ func (sv *serving) encode(ctx context.Context, writes []engine.Write, l *lane, s
 		if err != nil {
 			return nil, err
 		}
-		if sv.buried++; again { // its group moved back over it
+		if sv.buried++; again && !sv.moved[laneNumber(l.index, b.Offset)] { // its group moved back over it
 			sv.renewed++
 		}
 		if err := put(key(keyDeadLetter, int64(b.Offset)), d); err != nil {

@@ -26,6 +26,16 @@ func (p *Partition) reject(ev Reject) error {
 	return nil
 }
 
+// Dying tells whether a message becomes a dead letter with the save that is pending.
+func (p *Partition) Dying(o Offset) bool {
+	for _, b := range p.pending.Save.Burials {
+		if b.Offset == o {
+			return true
+		}
+	}
+	return false
+}
+
 // bury settles a message and asks for its dead letter, in one save.
 func (p *Partition) bury(o Offset, e *entry, f *failure, why Reason) {
 	if !p.cfg.DropDead {
