@@ -193,6 +193,7 @@ service C { option (mq.v1.consumer) = {group: "g" defaults: {max_in_flight: 0 le
 7:47 BAD_BOUND batch max_bytes 0: must be 1 to 4194304
 7:47 BAD_BOUND batch max_messages 0: must be 1 to 10000
 7:47 BAD_BOUND batch max_wait 1m1s: must be 0s to 1m
+7:47 CONTRADICTION dead_letter is disabled and has a retention; remove one of disabled and retention
 7:47 CONTRADICTION dead_letter is disabled and holds its key; remove one of disabled and hold_key
 7:47 BAD_BOUND dead_letter retention -1s: must be 0s to 36500 days
 7:47 CONTRADICTION dead_letter.hold_key of rpc One needs order by key, and topic "a" has ordering none; remove hold_key
@@ -217,6 +218,27 @@ service C { option (mq.v1.consumer) = {group: "g" defaults: {dead_letter: {hold_
  rpc Two(K) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter: {disabled: true}}; } }`,
 		`7:13 CONTRADICTION dead_letter.hold_key of rpc One needs order by key, and topic "a" has ordering none; remove hold_key
 9:47 CONTRADICTION dead_letter of rpc Two is disabled and holds its key, together with the defaults of the service; set disabled or hold_key to false`},
+	{"retention of what is not kept", `message A { option (mq.v1.topic) = {name: "a" delivery: DELIVERY_QUEUE retention: {seconds: 60} retention_bytes: 1}; }
+message B { option (mq.v1.topic) = {name: "b" delivery: DELIVERY_QUEUE retention: {}}; }
+message C { option (mq.v1.topic) = {name: "c" delivery: DELIVERY_QUEUE retention_bytes: 0 ttl: {seconds: 60}}; }
+message D { option (mq.v1.topic) = {name: "d" retention: {seconds: 60} retention_bytes: 1}; }`,
+		`5:13 CONTRADICTION retention contradicts delivery DELIVERY_QUEUE, which keeps a message until it is settled; remove it (ttl bounds how long a message waits)
+5:13 CONTRADICTION retention_bytes contradicts delivery DELIVERY_QUEUE, which keeps a message until it is settled; remove it (ttl bounds how long a message waits)
+6:13 CONTRADICTION retention contradicts delivery DELIVERY_QUEUE, which keeps a message until it is settled; remove it (ttl bounds how long a message waits)`},
+	{"retention of dead letters that are disabled", `message A { option (mq.v1.topic) = {name: "a"}; }
+service C { option (mq.v1.consumer) = {group: "g" defaults: {dead_letter: {disabled: true retention: {seconds: 60}}}};
+ rpc One(A) returns (google.protobuf.Empty); }
+service D { option (mq.v1.consumer) = {group: "h" defaults: {dead_letter: {disabled: true}}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter: {retention: {seconds: 60}}}; } }
+service E { option (mq.v1.consumer) = {group: "i"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter: {disabled: true retention: {}}}; } }
+service F { option (mq.v1.consumer) = {group: "j" defaults: {dead_letter: {retention: {seconds: 60}}}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter: {disabled: true}}; } }
+service G { option (mq.v1.consumer) = {group: "k" defaults: {dead_letter: {disabled: true}}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter: {disabled: false retention: {seconds: 60}}}; } }`,
+		`6:13 CONTRADICTION dead_letter is disabled and has a retention; remove one of disabled and retention
+9:47 CONTRADICTION dead_letter of rpc One has a retention and is disabled by the defaults of the service; set disabled to false or remove retention
+11:47 CONTRADICTION dead_letter is disabled and has a retention; remove one of disabled and retention`},
 	{"filters", `message A { option (mq.v1.topic) = {name: "a"}; int32 n = 1; }
 message B { option (mq.v1.topic) = {name: "b"}; string s = 1; }
 service C { option (mq.v1.consumer) = {group: "g" defaults: {filter: "msg.n > 1"}};

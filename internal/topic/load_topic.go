@@ -21,6 +21,7 @@ const (
 	topicMaxMessageBytes = 9
 	topicAliases         = 10
 	topicTTL             = 12
+	topicRetentionBytes  = 13
 
 	fieldKey       = 1
 	fieldDedupeID  = 2
@@ -89,6 +90,7 @@ func (l *loader) readTopic(p place, m protoreflect.MessageDescriptor, o *mqv1.To
 	retention := l.duration(p.at(topicRetention), "retention", o.Retention, DefaultRetention, limits{0, MaxAge, BadBound})
 	if o.GetDelivery() == mqv1.Delivery_DELIVERY_QUEUE {
 		t.Delivery = Queue
+		l.queueKeeps(p, o)
 	} else {
 		t.Retention, t.RetentionBytes = retention, o.GetRetentionBytes()
 	}
@@ -123,6 +125,17 @@ func (l *loader) aliases(p place, t *Topic) {
 			l.add(p, BadName, "alias %q is a name of the topic already; remove it", alias)
 		}
 		seen[alias] = true
+	}
+}
+
+// queueKeeps finds bounds of what a queue keeps: it has none.
+func (l *loader) queueKeeps(p place, o *mqv1.TopicOptions) {
+	const why = "%s contradicts delivery DELIVERY_QUEUE, which keeps a message until it is settled; remove it (ttl bounds how long a message waits)"
+	if o.Retention != nil {
+		l.add(p.at(topicRetention), Contradiction, why, "retention")
+	}
+	if o.GetRetentionBytes() > 0 {
+		l.add(p.at(topicRetentionBytes), Contradiction, why, "retention_bytes")
 	}
 }
 

@@ -42,6 +42,9 @@ func (l *loader) checkPolicy(p policy) {
 		if d.GetDisabled() && d.GetHoldKey() {
 			l.add(p.place.at(subscribeDeadLetter), Contradiction, "dead_letter is disabled and holds its key; remove one of disabled and hold_key")
 		}
+		if d.GetDisabled() && d.Retention != nil {
+			l.add(p.place.at(subscribeDeadLetter, 3), Contradiction, "dead_letter is disabled and has a retention; remove one of disabled and retention")
+		}
 	}
 	if b := o.GetBatch(); b != nil {
 		at := func(n protoreflect.FieldNumber) place { return p.place.at(subscribeBatch, n) }
@@ -88,6 +91,11 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 		own.options.GetDeadLetter().GetHoldKey() != own.options.GetDeadLetter().GetDisabled() {
 		l.add(own.place.at(subscribeDeadLetter), Contradiction, "dead_letter of rpc %s is disabled and holds its key, together with the defaults of "+
 			"the service; set disabled or hold_key to false", m.Name())
+	}
+	// An rpc may disable dead letters over a retention of the defaults: there is then nothing to keep.
+	if d := own.options.GetDeadLetter(); d.GetRetention() != nil && s.DeadLetter.Disabled && !d.GetDisabled() {
+		l.add(own.place.at(subscribeDeadLetter, 3), Contradiction, "dead_letter of rpc %s has a retention and is disabled by the defaults of the service; "+
+			"set disabled to false or remove retention", m.Name())
 	}
 	if s.Filter == "" {
 		return

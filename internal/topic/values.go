@@ -62,7 +62,7 @@ func (t *Topic) PriorityOf(m protoreflect.Message) (uint32, error) {
 }
 
 // DeliverAtOf returns the instant before which a message is not to be delivered, the zero time if the topic derives none from its messages or the
-// field is not set. The error tells that the field is no instant. m is as in KeyOf.
+// field is not set. The error tells that the field is no instant, or one before 1970. m is as in KeyOf.
 func (t *Topic) DeliverAtOf(m protoreflect.Message) (time.Time, error) {
 	if t.DeliverAt == nil {
 		return time.Time{}, nil
@@ -77,7 +77,11 @@ func (t *Topic) DeliverAtOf(m protoreflect.Message) (time.Time, error) {
 	if seconds < first || seconds > last || nanos < 0 || nanos >= int64(time.Second) {
 		return time.Time{}, fmt.Errorf("field %s: %d s and %d ns since 1970 is no instant of the years 1 to 9999", t.DeliverAt.Name(), seconds, nanos)
 	}
-	return time.Unix(seconds, nanos), nil
+	instant := time.Unix(seconds, nanos)
+	if seconds < 0 {
+		return time.Time{}, fmt.Errorf("field %s: %s: must not lie before 1970", t.DeliverAt.Name(), instant.UTC().Format(time.RFC3339Nano))
+	}
+	return instant, nil
 }
 
 // get reads f even if m has another copy of f's descriptor: one linked into the program, the other uploaded.

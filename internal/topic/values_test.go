@@ -107,7 +107,8 @@ message At { option (mq.v1.topic).name = "at"; google.protobuf.Timestamp at = 1 
 		{"Signed", `p: -1`, "priority -1: must be 0 to 5"}, {"Signed", `p: 4294967297`, "priority 4294967297: must be 0 to 5"},
 		{"Unsigned", `p: 2`, "2 -"}, {"Unsigned", `p: 18446744073709551615`, "priority 18446744073709551615: must be 0 to 5"},
 		{"At", ``, "0 -"}, {"At", `at {}`, "0 1970-01-01T00:00:00Z"}, {"At", `at {seconds: 86400 nanos: 1}`, "0 1970-01-02T00:00:00.000000001Z"},
-		{"At", `at {seconds: -1}`, "0 1969-12-31T23:59:59Z"}, {"At", `at {nanos: 1000000000}`, "is no instant"}, {"At", `at {nanos: -1}`, "is no instant"},
+		{"At", `at {seconds: -1}`, "field at: 1969-12-31T23:59:59Z: must not lie before 1970"}, {"At", `at {nanos: 1000000000}`, "is no instant"}, {"At", `at {nanos: -1}`, "is no instant"},
+		{"At", `at {seconds: -1 nanos: 999999999}`, "must not lie before 1970"}, {"At", `at {seconds: -62135596800}`, "0001-01-01T00:00:00Z: must not lie before 1970"},
 		{"At", `at {seconds: 253402300800}`, "is no instant"}, {"At", `at {seconds: -62135596801}`, "is no instant"},
 	} {
 		declared, _ := set.ByMessage(files[0].Messages().ByName(protoreflect.Name(test.message)).FullName())

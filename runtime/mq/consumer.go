@@ -45,7 +45,16 @@ func (c *consumer) limit() int {
 
 // window is the most messages that may be unsettled here: those that handlers work on, and those that wait for one.
 func (c *consumer) window() int {
-	return min(c.limit()+c.worker.options.prefetch, c.policy.limit)
+	return min(c.limit()+c.prefetch(), c.policy.limit)
+}
+
+// prefetch is how many messages may wait for a handler: none in a topic with priorities, where they would start before a higher one that is
+// ready at the sidecar.
+func (c *consumer) prefetch() int {
+	if c.policy.levels > 1 {
+		return 0
+	}
+	return c.worker.options.prefetch
 }
 
 // handlers returns the number of handlers that have not returned.

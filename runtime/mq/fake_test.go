@@ -235,6 +235,9 @@ func (b *fakeBroker) Declare(_ context.Context, r *connect.Request[brokerv1.Decl
 		answer.Subscriptions = append(answer.Subscriptions, &brokerv1.DeclaredSubscription{
 			Rpc: rpc, Group: "group", Topic: topic, MaxInFlight: b.inFlight,
 			Lease: durationpb.New(b.lease), ProcessingTimeout: durationpb.New(b.timeout)})
+		if b.levels > 0 {
+			answer.Topics = append(answer.Topics, &brokerv1.DeclaredTopic{Name: topic, PriorityLevels: b.levels})
+		}
 	}
 	return connect.NewResponse(answer), nil
 }

@@ -54,8 +54,9 @@ func WithHeader(name, value string) PublishOption {
 	return func(r *Record) { r.AddHeader(name, value) }
 }
 
-// WithID gives the message an id: UTF-8 of at most 249 bytes without CR, LF or NUL. A message without one is known by its
-// place, "<partition>-<offset>", and one that is kept back by a random id.
+// WithID gives the message an id: UTF-8 of at most 249 bytes without control characters. A message without one is known by its
+// place, "<partition>-<offset>" or "<partition>.<priority>-<offset>", so that no other may have an id of these forms, such as "2026-11"; one
+// that is kept back has a random id.
 func WithID(id string) PublishOption {
 	return func(r *Record) { r.ID = id }
 }
@@ -109,9 +110,9 @@ func WithConcurrency(n int) WorkerOption {
 }
 
 // WithPrefetch lets n messages of each subscription wait in this worker for a handler, so that a handler that is done need not wait for the
-// sidecar. It raises what [WithConcurrency] leaves of the subscription's max_in_flight, at most to that. Messages that wait are started the
-// highest priority first; they do not age, and go back unharmed when the worker stops. Until then no other worker gets
-// them, and one of a lower priority may have been taken before one of a higher was published. Values below 1 are ignored; default: none.
+// sidecar. It raises what [WithConcurrency] leaves of the subscription's max_in_flight, at most to that. Messages that wait do not age, and go
+// back unharmed when the worker stops. Until then no other worker gets them. In a topic with priorities nothing is prefetched: what waits here
+// would start before a higher priority that is ready at the sidecar. Values below 1 are ignored; default: none.
 func WithPrefetch(n int) WorkerOption {
 	return func(o *workerOptions) { o.prefetch = min(max(n, 0), maxLimit) }
 }

@@ -17,6 +17,7 @@ type policy struct {
 	limit   int           // messages unsettled at this consumer, at least 1
 	lease   time.Duration // how long the sidecar waits for a silent consumer
 	timeout time.Duration // of one handler call
+	levels  uint32        // of priority in the topic; 0 if the sidecar does not say
 }
 
 // Assumed of a sidecar that leaves them out.
@@ -58,6 +59,11 @@ func (c *Client) declareSubscriptions(ctx context.Context, subscriptions []*subs
 			policies[i].limit = int(min(n, maxLimit))
 		}
 		policies[i].adopt(d.GetLease(), d.GetProcessingTimeout())
+		for _, t := range response.GetTopics() {
+			if t.GetName() == s.Topic {
+				policies[i].levels = t.GetPriorityLevels()
+			}
+		}
 	}
 	return policies, nil
 }

@@ -78,7 +78,7 @@ func (p *Publisher[M]) publish(ctx context.Context, msg M, opts []PublishOption)
 	if err := record.check(); err != nil {
 		return Receipt{}, err
 	}
-	if err := record.resolve(); err != nil {
+	if err := record.resolve(p.topic.levels.Load()); err != nil {
 		return Receipt{}, err
 	}
 	if err := p.client.ensureDeclared(ctx, p.topic); err != nil {

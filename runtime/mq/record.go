@@ -5,6 +5,7 @@ import (
 	"iter"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -43,7 +44,8 @@ const (
 type Record struct {
 	// Key decides the partition: messages of equal keys share one. At most 1 KiB. Empty: any partition.
 	Key []byte
-	// ID is the message's id, UTF-8 of at most 249 bytes without CR, LF or NUL. Empty: the message is known by its place.
+	// ID is the message's id, UTF-8 of at most 249 bytes without control characters, and not of the form of a place, see [WithID]. Empty: the
+	// message is known by its place.
 	ID string
 
 	headers []header
@@ -80,9 +82,9 @@ func (r *Record) check() error {
 		return invalid(reasonKeyTooLarge, "key",
 			fmt.Sprintf("a key of %d bytes: at most %d are allowed", len(r.Key), maxKeyBytes), maxKeyBytes)
 	}
-	if len(r.ID) > maxIDBytes || !cleanText(r.ID) {
-		return invalid(reasonBadID, "id",
-			fmt.Sprintf("an id must be at most %d bytes of UTF-8 without CR, LF and NUL", maxIDBytes), maxIDBytes)
+	if len(r.ID) > maxIDBytes || !utf8.ValidString(r.ID) || strings.ContainsFunc(r.ID, unicode.IsControl) || isPlace(r.ID) {
+		return invalid(reasonBadID, "id", fmt.Sprintf("id must be at most %d bytes of UTF-8 without control characters, and not of the form "+
+			"<partition>-<offset> or <partition>.<priority>-<offset>", maxIDBytes), maxIDBytes)
 	}
 	if len(r.headers) > maxHeaders {
 		return invalid(reasonHeadersTooLarge, "headers", fmt.Sprintf("%d headers: at most %d are allowed", len(r.headers), maxHeaders), maxHeaders)
@@ -121,6 +123,15 @@ func cleanName(name string) bool {
 	}
 	return true
 }
+
+// isPlace tells whether an id looks like that of a message without one.
+func isPlace(id string) bool {
+	partition, offset, ok := strings.Cut(id, "-")
+	partition, priority, leveled := strings.Cut(partition, ".")
+	return ok && isNumber(partition) && isNumber(offset) && (!leveled || isNumber(priority))
+}
+
+func isNumber(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
 
 func cleanText(text string) bool {
 	return utf8.ValidString(text) && !strings.ContainsAny(text, "\r\n\x00")

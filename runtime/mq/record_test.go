@@ -154,3 +154,16 @@ func TestFrameHoldsTenThousandRecords(t *testing.T) {
 		t.Errorf("%d records fit", n)
 	}
 }
+
+// What looks like a place is nobody's own id; what only resembles one is allowed.
+func TestIDsThatLookLikePlaces(t *testing.T) {
+	for id, place := range map[string]bool{
+		"0-0": true, "3-17": true, "0.3-17": true, "00-00": true, "2026-11": true,
+		"": false, "-": false, "1-": false, "-1": false, "1": false, "1.2": false, "1.-2": false, ".1-2": false, "1.2.3-4": false, "1-2-3": false, "a-1": false,
+		"2026-11-22": false, "5f0c9bb0d2f14f7c8a0e6a3f3f9f2a11": false,
+	} {
+		if isPlace(id) != place {
+			t.Errorf("%q looks like a place: %v", id, !place)
+		}
+	}
+}

@@ -56,13 +56,17 @@ func (r *Record) mayWait() *timing {
 }
 
 // resolve checks priority, timing and ttl, and turns them into what is sent, in whole milliseconds: upwards, so that nothing is delivered
-// early or expires early. A message that is kept back and has no id gets one, by which it can be cancelled.
-func (r *Record) resolve() error {
+// early or expires early. A message that is kept back and has no id gets one, by which it can be cancelled. Levels are the topic's, 0 if they are
+// not known.
+func (r *Record) resolve(levels int64) error {
 	least := int64(0)
 	if r.priorityChosen {
 		least = 1
 	}
-	if r.priority < least || r.priority > MaxPriority {
+	switch {
+	case levels > 0 && (r.priority < least || r.priority > levels):
+		return priorityUnknown(r.priority, levels)
+	case r.priority < least || r.priority > MaxPriority:
 		return invalid(reasonBadPriority, "priority", fmt.Sprintf("priority %d: must be %d to %d", r.priority, least, MaxPriority), MaxPriority)
 	}
 	if r.hasTTL {

@@ -168,6 +168,30 @@ func TestTimingIsBounded(t *testing.T) {
 	})
 }
 
+// Once the topic is declared its levels are the bound that a refusal tells.
+func TestPriorityIsBoundedByTheTopic(t *testing.T) {
+	for levels, want := range map[uint32]string{5: "priority 0: must be 1 to 5 in this topic", 1: "priority 0: the topic has no priorities"} {
+		withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+			b.levels = levels
+			p := NewPublisher(c, stringTopic)
+			if _, err := p.Publish(t.Context(), wrapperspb.String("a"), WithPriority(1)); err != nil {
+				t.Fatal(err)
+			}
+			for _, priority := range []int{0, int(levels) + 1, 11} {
+				_, err := p.Publish(t.Context(), wrapperspb.String("a"), WithPriority(priority))
+				var e *Error
+				if want := fmt.Sprint("priority ", priority, want[len("priority 0"):]); !errors.As(err, &e) || e.Reason != "BAD_PRIORITY" ||
+					e.Message != want || e.Metadata["bound"] != fmt.Sprint(levels) {
+					t.Errorf("got %v, want %s", err, want)
+				}
+			}
+			if _, err := p.Publish(t.Context(), wrapperspb.String("a")); err != nil { // 0, not chosen
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // spaces makes the spaces of package proto's errors, which differ from build to build, plain ones.
 func spaces(text string) string {
 	return string(slices.DeleteFunc([]rune(text), func(r rune) bool { return r == ' ' || r == '\u00a0' }))

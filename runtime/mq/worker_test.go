@@ -995,6 +995,20 @@ func TestPrefetchStaysWithinMaxInFlight(t *testing.T) {
 	}
 }
 
+// In a topic with priorities a message that waits here could start before a higher one that is ready at the sidecar.
+func TestNothingIsPrefetchedInATopicWithPriorities(t *testing.T) {
+	for levels, credits := range map[uint32]uint32{0: 5, 1: 5, 2: 2, 10: 2} {
+		withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+			b.inFlight, b.levels = 8, levels
+			r := run(t, c, func(context.Context, *wrapperspb.StringValue) error { return nil }, WithConcurrency(2), WithPrefetch(3))
+			if k := <-b.consumers; k.start.GetCredits() != credits {
+				t.Errorf("%d levels: %d credits, want %d", levels, k.start.GetCredits(), credits)
+			}
+			r.finish(t)
+		})
+	}
+}
+
 func TestWithMaxBytesInFlight(t *testing.T) {
 	for n, want := range map[int64]uint64{0: 0, -1: 0, 12345: 12345, 1 << 40: 1 << 30} {
 		withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {

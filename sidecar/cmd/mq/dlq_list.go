@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	adminv1 "github.com/typedmq/typedmq/schemas/gen/mq/admin/v1"
@@ -13,8 +11,11 @@ const deadLetterPage = 100
 
 func newDLQList(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:     "list GROUP TOPIC",
-		Short:   "List the dead letters of a group in a topic",
+		Use:   "list GROUP TOPIC",
+		Short: "List the dead letters of a group in a topic",
+		Long: `List the dead letters of a group in a topic.
+
+PLACE is partition-offset, or partition.priority-offset above the lowest priority.`,
 		Example: "  mq dlq list rebooking flights.departed",
 		Args:    cobra.ExactArgs(2),
 		RunE:    func(cmd *cobra.Command, args []string) error { return listDeadLetters(cmd, c, args[0], args[1]) },
@@ -28,7 +29,7 @@ func listDeadLetters(cmd *cobra.Command, c *cli, group, topic string) error {
 	}
 	defer sidecar.close()
 	all := &adminv1.ListDeadLettersResponse{}
-	t := newTable(cmd.OutOrStdout(), "ID", "PARTITION-OFFSET", "REASON", "ATTEMPTS", "DIED", "KEY", "LAST ERROR")
+	t := newTable(cmd.OutOrStdout(), "ID", "PLACE", "REASON", "ATTEMPTS", "DIED", "KEY", "LAST ERROR")
 	q := &adminv1.ListDeadLettersRequest{Group: group, Topic: topic, PageSize: deadLetterPage}
 	for {
 		page, err := ask(cmd.Context(), sidecar, sidecar.admin.ListDeadLetters, q)
@@ -39,7 +40,7 @@ func listDeadLetters(cmd *cobra.Command, c *cli, group, topic string) error {
 			all.DeadLetters = append(all.DeadLetters, page.GetDeadLetters()...)
 		} else {
 			for _, d := range page.GetDeadLetters() {
-				t.row(d.GetId(), fmt.Sprintf("%d-%d", d.GetPartition(), d.GetOffset()), d.GetReason(), d.GetAttempts(), at(d.GetDied()), string(d.GetKey()),
+				t.row(d.GetId(), place(d.GetPartition(), d.GetPriority(), d.GetOffset()), d.GetReason(), d.GetAttempts(), at(d.GetDied()), string(d.GetKey()),
 					clip(d.GetLastError(), 60))
 			}
 		}

@@ -58,7 +58,7 @@ type moved struct {
 	more    bool
 }
 
-// run makes calls until all that is chosen is done, and tells of progress. Cancelling ctx stops it between two calls. What was done before an error
+// run makes calls until all that is chosen is done, and tells of progress, at most once a second. Cancelling ctx stops it between two calls. What was done before an error
 // is in the answer.
 func (ch *choice) run(ctx context.Context, progress io.Writer, did string, call func(ctx context.Context, limit uint64, page string) (moved, string, error)) (moved, error) {
 	var sum moved
@@ -66,6 +66,7 @@ func (ch *choice) run(ctx context.Context, progress io.Writer, did string, call 
 		got, _, err := call(ctx, 0, "")
 		return got, err
 	}
+	var told time.Time
 	for page := ""; ; {
 		limit := ch.batch(sum.n)
 		started := time.Now()
@@ -79,18 +80,21 @@ func (ch *choice) run(ctx context.Context, progress io.Writer, did string, call 
 		if !sum.more || ch.limit > 0 && sum.n >= ch.limit {
 			return sum, nil
 		}
-		fmt.Fprintf(progress, "%s so far: %d\n", did, sum.n)
+		if time.Since(told) >= time.Second {
+			fmt.Fprintf(progress, "%s so far: %d\n", did, sum.n)
+			told = time.Now()
+		}
 		if err := pause(ctx, ch.wait(got.n)-time.Since(started)); err != nil {
 			return sum, errors.New("stopped; there are more")
 		}
 	}
 }
 
-// batch is the limit of the next call: about what a second's rate allows.
+// batch is the limit of the next call: at most what the rate allows in a tenth of a second, so that its calls are no bursts, but at least one.
 func (ch *choice) batch(n uint64) uint64 {
 	limit := uint64(moveBatch)
-	if ch.rate > 0 && ch.rate < moveBatch {
-		limit = max(1, uint64(ch.rate))
+	if slice := ch.rate / 10; slice > 0 && slice < moveBatch {
+		limit = max(1, uint64(slice))
 	}
 	if ch.limit > 0 {
 		limit = min(limit, ch.limit-n)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"connectrpc.com/connect"
@@ -38,18 +39,18 @@ func TestRedriveGoesOnPageByPage(t *testing.T) {
 		&adminv1.RedriveDeadLettersResponse{Redriven: 200, More: true, NextPageToken: "c"})
 	started := time.Now()
 	f.mq(t, "", "dlq", "redrive", "g", "t", "--failure", key, "--limit", "1200", "--rate", "9000").want(t, 0, "redriven: 1200\n",
-		"redriven so far: 500\nredriven so far: 1000\nmq: there are more\n")
+		"redriven so far: 500\nmq: there are more\n")
 	if took := time.Since(started); took < 1000*time.Second/9000 {
 		t.Errorf("1000 at 9000 a second took %v", took)
 	}
 	ask := func(limit uint64, page string) *adminv1.RedriveDeadLettersRequest {
 		return &adminv1.RedriveDeadLettersRequest{Group: "g", Topic: "t", Failure: key, Limit: limit, PageToken: page}
 	}
-	f.mustAsk(t, ask(1200, ""), ask(700, "a"), ask(200, "b"))
+	f.mustAsk(t, ask(900, ""), ask(700, "a"), ask(200, "b"))
 }
 
 func TestARateBoundsEachCall(t *testing.T) {
-	for rate, want := range map[float64]uint64{0: moveBatch, 0.2: 1, 1: 1, 99.9: 99, 1e9: moveBatch} {
+	for rate, want := range map[float64]uint64{0: moveBatch, 0.2: 1, 1: 1, 10: 1, 99.9: 9, 100: 10, 9000: 900, 99_999: 9999, 1e9: moveBatch} {
 		if got := (&choice{rate: rate}).batch(0); got != want {
 			t.Errorf("at %v a second a call takes %d, want %d", rate, got, want)
 		}
@@ -119,4 +120,27 @@ func TestGroupSeek(t *testing.T) {
 			t.Errorf("--to %s: %v, %v", to, q, err)
 		}
 	}
+}
+
+// TestARateIsNoBurst: dead letters move in slices of a tenth of a second, and progress is told once a second.
+func TestARateIsNoBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch := &choice{all: true, rate: 100, limit: 300}
+		var progress bytes.Buffer
+		var slices []uint64
+		began := time.Now()
+		sum, err := ch.run(t.Context(), &progress, "redriven", func(_ context.Context, limit uint64, _ string) (moved, string, error) {
+			if took, want := time.Since(began), time.Duration(len(slices))*100*time.Millisecond; took != want {
+				t.Errorf("slice %d after %v, want %v", len(slices), took, want)
+			}
+			slices = append(slices, limit)
+			return moved{n: limit}, "more", nil
+		})
+		if sum.n != 300 || err != nil || len(slices) != 30 || slices[0] != 10 {
+			t.Errorf("%+v, %v, in slices %v", sum, err, slices)
+		}
+		if want := "redriven so far: 10\nredriven so far: 110\nredriven so far: 210\n"; progress.String() != want {
+			t.Errorf("told %q, want %q", progress.String(), want)
+		}
+	})
 }

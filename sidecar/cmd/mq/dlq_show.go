@@ -58,7 +58,7 @@ func printDeadLetter(w io.Writer, d *adminv1.DeadLetter) error {
 	t.row("id:", d.GetId())
 	t.row("group:", d.GetGroup())
 	t.row("topic:", d.GetTopic())
-	t.row("partition-offset:", fmt.Sprintf("%d-%d", d.GetPartition(), d.GetOffset()))
+	t.row("place:", place(d.GetPartition(), d.GetPriority(), d.GetOffset()))
 	t.row("reason:", d.GetReason())
 	t.row("attempts:", d.GetAttempts())
 	t.row("published:", at(d.GetPublished()))

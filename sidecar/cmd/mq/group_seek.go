@@ -81,20 +81,6 @@ func seekTo(q *adminv1.SeekGroupRequest, to string, now time.Time) error {
 	return nil
 }
 
-// parseSpan reads a span of time, which may be in days.
-func parseSpan(text string) (time.Duration, bool) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		n, err := strconv.ParseInt(days, 10, 32)
-		const most = 100 * 365
-		if err != nil || n < -most || n > most {
-			return 0, false
-		}
-		return time.Duration(n) * 24 * time.Hour, true
-	}
-	d, err := time.ParseDuration(text)
-	return d, err == nil
-}
-
 func seek(cmd *cobra.Command, c *cli, q *adminv1.SeekGroupRequest) error {
 	sidecar, err := c.dial()
 	if err != nil {

@@ -182,6 +182,22 @@ func at(t *timestamppb.Timestamp) string {
 	return t.AsTime().Format("2006-01-02T15:04:05.000Z07:00")
 }
 
+// place shows where a message rests, in the form of an id: with its priority if that is above the lowest, since each level has offsets of its own.
+func place(partition, priority uint32, offset int64) string {
+	if priority > 1 {
+		return fmt.Sprintf("%d.%d-%d", partition, priority, offset)
+	}
+	return fmt.Sprintf("%d-%d", partition, offset)
+}
+
+// unlessZero shows a number of which 0 is none.
+func unlessZero[N uint32 | uint64](n N) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
 // span shows a duration without its zeros: 1h, not 1h0m0s.
 func span(d *durationpb.Duration) string {
 	if d == nil {

@@ -25,16 +25,17 @@ func (o timingOptions) set(m *brokerv1.Message) {
 // bindTiming adds the flags. The result reads them, once the command line was parsed.
 func bindTiming(cmd *cobra.Command) func() (timingOptions, error) {
 	f := cmd.Flags()
-	delay := f.Duration("delay", 0, "keep every message back for so long: 90s, 36h, at most 10 years")
+	var delay, ttl spanFlag
+	f.Var(&delay, "delay", "keep every message back for so long: 90s, 36h, 10d, at most 10 years")
 	deliverAt := f.String("deliver-at", "", "keep every message back until then: 2026-12-24T18:00:00Z")
-	ttl := f.Duration("ttl", 0, "how long every message may wait to be delivered before it expires")
+	f.Var(&ttl, "ttl", "how long every message may wait to be delivered before it expires: 90s, 36h, 10d")
 	priority := f.Uint32("priority", 0, "priority of every message, from 1, the lowest, instead of the one that its schema derives")
 	return func() (o timingOptions, err error) {
 		if f.Changed("delay") && f.Changed("deliver-at") {
 			return o, usagef("--delay and --deliver-at exclude each other")
 		}
 		if f.Changed("delay") {
-			o.delay = durationpb.New(*delay)
+			o.delay = durationpb.New(time.Duration(delay))
 		}
 		if f.Changed("deliver-at") {
 			at, err := time.Parse(time.RFC3339Nano, *deliverAt)
@@ -44,7 +45,7 @@ func bindTiming(cmd *cobra.Command) func() (timingOptions, error) {
 			o.deliverAt = timestamppb.New(at)
 		}
 		if f.Changed("ttl") {
-			o.ttl = durationpb.New(*ttl)
+			o.ttl = durationpb.New(time.Duration(ttl))
 		}
 		if f.Changed("priority") {
 			o.priority = priority

@@ -69,7 +69,7 @@ func listScheduled(cmd *cobra.Command, c *cli, topic, id string, number uint64) 
 			all.Scheduled = append(all.Scheduled, page.GetScheduled()...)
 		} else {
 			for _, s := range page.GetScheduled() {
-				t.row(s.GetId(), at(s.GetDue()), s.GetPartition(), level(s.GetPriority()), string(s.GetKey()), clip(body(s.GetJson()), 60))
+				t.row(s.GetId(), at(s.GetDue()), s.GetPartition(), unlessZero(s.GetPriority()), string(s.GetKey()), clip(body(s.GetJson()), 60))
 			}
 		}
 		q.PageToken = page.GetNextPageToken()
@@ -88,14 +88,6 @@ func listScheduled(cmd *cobra.Command, c *cli, topic, id string, number uint64) 
 		_, err = fmt.Fprintf(cmd.ErrOrStderr(), "mq: there are more; -n 0 shows all\n")
 	}
 	return err
-}
-
-// level shows a priority, nothing in a topic without priorities.
-func level(priority uint32) string {
-	if priority == 0 {
-		return ""
-	}
-	return fmt.Sprint(priority)
 }
 
 func newScheduledCancel(c *cli) *cobra.Command {

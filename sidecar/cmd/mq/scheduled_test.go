@@ -23,6 +23,7 @@ func TestPublishTiming(t *testing.T) {
 			&brokerv1.Message{Delay: durationpb.New(36 * time.Hour), Ttl: durationpb.New(90 * time.Second), Priority: proto.Uint32(3)}},
 		{[]string{"--deliver-at", "2026-12-24T18:00:00.0000005+01:00"}, &brokerv1.Message{DeliverAt: at}},
 		// What is out of bounds is for the sidecar to refuse, and what is not set is for the schema to say.
+		{[]string{"--delay", "10d", "--ttl", "1d"}, &brokerv1.Message{Delay: durationpb.New(240 * time.Hour), Ttl: durationpb.New(24 * time.Hour)}},
 		{[]string{"--delay", "-1s", "--ttl", "0s", "--priority", "0"},
 			&brokerv1.Message{Delay: durationpb.New(-time.Second), Ttl: durationpb.New(0), Priority: proto.Uint32(0)}},
 		{nil, &brokerv1.Message{}},

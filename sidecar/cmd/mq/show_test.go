@@ -56,13 +56,17 @@ flights.departed  2           pubsub    per_key   origin  168h       10        b
 }
 
 func TestTopicDescribe(t *testing.T) {
+	limited := departed()
+	limited.PriorityLevels, limited.Ttl, limited.RetentionBytes = 3, durationpb.New(90*time.Minute), 1<<30
 	f := newFake(t, &adminv1.DescribeTopicResponse{
-		Topic: departed(), ProtoText: "syntax = \"proto3\";\n\nmessage A {\n\tint32 b = 1; // \x1b[31m\n}\n",
+		Topic: limited, ProtoText: "syntax = \"proto3\";\n\nmessage A {\n\tint32 b = 1; // \x1b[31m\n}\n",
 		Subscriptions: []*adminv1.Subscription{
 			{Group: "rebooking", Rpc: "air.Rebooking/OnDeparted", Filter: "msg.delay_minutes > 60", MaxInFlight: 64, MaxAttempts: 8,
 				InitialInterval: durationpb.New(time.Second), MaxInterval: durationpb.New(5 * time.Minute), BackoffCoefficient: 2,
-				Lease: durationpb.New(30 * time.Second), ProcessingTimeout: durationpb.New(90 * time.Second)},
-			{Group: "board", Rpc: "air.Board/OnDeparted", MaxInFlight: 1},
+				Lease: durationpb.New(30 * time.Second), ProcessingTimeout: durationpb.New(90 * time.Second), Jitter: 0.2, StartFrom: "latest",
+				DeadLetterRetention: durationpb.New(720 * time.Hour), HoldKey: true, DeadLetterExpired: true},
+			{Group: "board", Rpc: "air.Board/OnDeparted", MaxInFlight: 1, StartFrom: "earliest"},
+			{Group: "drop", Rpc: "air.Drop/OnDeparted", MaxInFlight: 1, DeadLettersDisabled: true},
 		},
 	})
 	f.mq(t, "", "topic", "describe", "flights.departed").want(t, 0, `topic:            flights.departed
@@ -71,15 +75,19 @@ delivery:         pubsub
 ordering:         per_key
 key:              origin
 partitions:       2
+priority levels:  3
 retention:        168h
+retention bytes:  1073741824
+ttl:              1h30m
 largest message:  1048576 bytes
 labels:           pii=no, team=ops
 messages held:    10
 fault:            topic flights.departed, partition 1: lost\x1b[2J
 
-GROUP      RPC                       FILTER                  IN FLIGHT  ATTEMPTS  RETRY       LEASE  TIMEOUT
-board      air.Board/OnDeparted      -                       1          0          ×0 ≤       -      -
-rebooking  air.Rebooking/OnDeparted  msg.delay_minutes > 60  64         8         1s ×2 ≤ 5m  30s    1m30s
+GROUP      RPC                       FILTER                  IN FLIGHT  ATTEMPTS  RETRY            LEASE  TIMEOUT  START     DEAD LETTERS
+board      air.Board/OnDeparted      -                       1          0          ×0 ≤  +0%       -      -        earliest  kept
+drop       air.Drop/OnDeparted       -                       1          0          ×0 ≤  +0%       -      -        -         dropped
+rebooking  air.Rebooking/OnDeparted  msg.delay_minutes > 60  64         8         1s ×2 ≤ 5m +20%  30s    1m30s    latest    kept 720h, hold their key, expired ones too
 
 syntax = "proto3";
 
@@ -130,14 +138,14 @@ func TestTail(t *testing.T) {
 	answers := func() []any {
 		return []any{
 			&adminv1.TailResponse{Messages: []*adminv1.TailMessage{tailed(0, 0, "SFO")}},
-			&adminv1.TailResponse{Messages: []*adminv1.TailMessage{tailed(13, 1234, ""), {Partition: 1, Offset: 7, Key: []byte("\x1b[2J\xff\u009b")}}},
+			&adminv1.TailResponse{Messages: []*adminv1.TailMessage{tailed(13, 1234, ""), {Partition: 1, Offset: 7, Priority: 3, Key: []byte("\x1b[2J\xff\u009b")}}},
 		}
 	}
 	f := newFake(t, answers()...)
 	f.mq(t, "", "tail", "flights.departed", "--from", "earliest", "-n", "3", "-o", "table").want(t, 0,
 		`0-0         2001-01-01T00:47:00.005Z  SFO  {"delayMinutes":75,"origin":"SFO"}
 13-1234     2001-01-01T00:47:00.005Z  -  {"delayMinutes":75,"origin":""}
-1-7           \x1b[2J\xff\u009b  (does not decode)
+1.3-7         \x1b[2J\xff\u009b  (does not decode)
 `, "")
 	f.mustAsk(t, &adminv1.TailRequest{Topic: "flights.departed", From: "earliest", Limit: 3},
 		&adminv1.TailRequest{Topic: "flights.departed", From: "earliest", Limit: 3})
@@ -145,7 +153,7 @@ func TestTail(t *testing.T) {
 	for _, args := range [][]string{{"tail", "t"}, {"tail", "t", "-o", "json"}} {
 		newFake(t, &adminv1.TailResponse{Messages: []*adminv1.TailMessage{tailed(0, 0, "SFO\u009b")}}).mq(t, "", args...).want(t, 0,
 			`{"id":"a","partition":0,"offset":"0","appendTime":"2001-01-01T00:47:00.005Z","key":"U0ZPwps=","headers":{"destination":"LAX"},`+
-				`"json":{"delayMinutes":75,"origin":"SFO\u009b"}}`+"\n", "")
+				`"json":{"delayMinutes":75,"origin":"SFO\u009b"},"priority":0}`+"\n", "")
 	}
 	newFake(t, answers()[0], refused(connect.CodeUnavailable, "DRAINING", "", "the sidecar is shutting down")).mq(t, "", "tail", "t", "-o", "table").want(t, 1,
 		`0-0         2001-01-01T00:47:00.005Z  SFO  {"delayMinutes":75,"origin":"SFO"}`+"\n", "mq: the sidecar is shutting down (DRAINING)\n")
@@ -179,13 +187,13 @@ func TestDLQList(t *testing.T) {
 	pages := func() []any {
 		return []any{
 			&adminv1.ListDeadLettersResponse{DeadLetters: []*adminv1.DeadLetter{deadLetter("3-17")}, NextPageToken: "p2"},
-			&adminv1.ListDeadLettersResponse{DeadLetters: []*adminv1.DeadLetter{{Id: "b", Reason: "permanent", LastError: strings.Repeat("é", 61)}}},
+			&adminv1.ListDeadLettersResponse{DeadLetters: []*adminv1.DeadLetter{{Id: "b", Priority: 2, Offset: 9, Reason: "permanent", LastError: strings.Repeat("é", 61)}}},
 		}
 	}
 	f := newFake(t, pages()...)
-	f.mq(t, "", "dlq", "list", "g", "t").want(t, 0, `ID    PARTITION-OFFSET  REASON          ATTEMPTS  DIED                      KEY  LAST ERROR
-3-17  3-17              attempts_spent  8         2001-01-01T00:48:00.000Z  SFO  panic: nil…
-b     0-0               permanent       0         -                         -    `+strings.Repeat("é", 60)+"…\n", "")
+	f.mq(t, "", "dlq", "list", "g", "t").want(t, 0, `ID    PLACE  REASON          ATTEMPTS  DIED                      KEY  LAST ERROR
+3-17  3-17   attempts_spent  8         2001-01-01T00:48:00.000Z  SFO  panic: nil…
+b     0.2-9  permanent       0         -                         -    `+strings.Repeat("é", 60)+"…\n", "")
 	f.mustAsk(t, &adminv1.ListDeadLettersRequest{Group: "g", Topic: "t", PageSize: 100},
 		&adminv1.ListDeadLettersRequest{Group: "g", Topic: "t", PageSize: 100, PageToken: "p2"})
 
@@ -198,16 +206,16 @@ b     0-0               permanent       0         -                         -   
 func TestDLQShow(t *testing.T) {
 	undecodable := &adminv1.DeadLetter{Id: "3-17", Reason: "undecodable", Payload: []byte("xyz")}
 	f := newFake(t, &adminv1.ListDeadLettersResponse{DeadLetters: []*adminv1.DeadLetter{deadLetter("3-17"), undecodable}})
-	f.mq(t, "", "dlq", "show", "g", "t", "3-17").want(t, 0, `id:                3-17
-group:             g
-topic:             t
-partition-offset:  3-17
-reason:            attempts_spent
-attempts:          8
-published:         2001-01-01T00:47:00.000Z
-died:              2001-01-01T00:48:00.000Z
-key:               SFO
-headers:           destination=LAX
+	f.mq(t, "", "dlq", "show", "g", "t", "3-17").want(t, 0, `id:         3-17
+group:      g
+topic:      t
+place:      3-17
+reason:     attempts_spent
+attempts:   8
+published:  2001-01-01T00:47:00.000Z
+died:       2001-01-01T00:48:00.000Z
+key:        SFO
+headers:    destination=LAX
 first error:
   no seat
 last error:
@@ -218,16 +226,16 @@ message:
   "origin": "SFO"
 }
 
-id:                3-17
-group:             -
-topic:             -
-partition-offset:  0-0
-reason:            undecodable
-attempts:          0
-published:         -
-died:              -
-key:               -
-headers:           -
+id:         3-17
+group:      -
+topic:      -
+place:      0-0
+reason:     undecodable
+attempts:   0
+published:  -
+died:       -
+key:        -
+headers:    -
 message: 3 bytes that do not decode; --output json shows them
 `, "")
 	f.mustAsk(t, &adminv1.ListDeadLettersRequest{Group: "g", Topic: "t", Id: "3-17", PageSize: 100})
@@ -299,6 +307,8 @@ func TestUsage(t *testing.T) {
 		{"group seek g t --to 1h", "mq: --to 1h is in the future; write -1h for the time before now\n"},
 		{"group seek g t --to yesterday", "mq: --to \"yesterday\": must be earliest, latest, a time such as"},
 		{"group seek g t", "mq: say where with --to: earliest, latest, a time or an offset\n"},
+		{"publish t {} --delay 10x", "mq: invalid argument \"10x\" for \"--delay\" flag: must be a span of time such as 90s, 36h or 10d\n"},
+		{"publish t {} --ttl 1.5d", "mq: invalid argument \"1.5d\" for \"--ttl\" flag: must be a span of time such as 90s, 36h or 10d\n"},
 		{"dlq redrive g t 1 --failure x", "mq: --failure and ids exclude each other\n"},
 		{"dlq redrive g t --all --failure x", "mq: --failure and --all exclude each other\n"},
 		{"dlq redrive g t 1 --rate 5", "mq: --limit and --rate go with --all or --failure\n"},

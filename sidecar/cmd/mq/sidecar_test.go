@@ -110,7 +110,7 @@ func TestCommandsAgainstASidecar(t *testing.T) {
 	expect(1, `mq: .*unknown field "cent".* \(SCHEMA_MISMATCH, messages\[0\]\.json\)\n`, "publish", "orders", `{"cent":1}`)
 	expect(0, `NAME .*\norders +2 +pubsub +per_key +customer +168h +2 +billing\n`, "topics")
 	expect(0, `topic: +orders\n.*\nbilling +orders\.Billing/OnPlaced .*\n\nsyntax = "proto3";\n.*message Placed \{.*`, "topic", "describe", "orders")
-	expect(0, `\{"id":"0-0",.*"key":"YW5u","headers":\{\},"json":\{"cents":"9007199254740993","customer":"ann"\}\}\n`,
+	expect(0, `\{"id":"0-0",.*"key":"YW5u","headers":\{\},"json":\{"cents":"9007199254740993","customer":"ann"\},"priority":0\}\n`,
 		"tail", "orders", "--from", "earliest", "-n", "1")
 	expect(0, `0-0 +\S+Z  ann  \{.*\}\n0-1 +\S+Z  ann  \{.*\}\n`, "tail", "orders", "--from", "earliest", "--stop-at-end", "-o", "table")
 	expect(0, `GROUP .*\nbilling +orders +0 +0 +2 +2 .*billing +orders +total +- +- +2( +0){9} +-\n`, "groups", "billing")

@@ -19,8 +19,9 @@ func newTail(c *cli) *cobra.Command {
 		Long: `Print the messages of a topic as they come. Nothing is leased and no group moves.
 
 Each message is one JSON object on a line, with its id, place, time, key (base64),
-headers and content. With --output table it is a line to read: partition-offset,
-time, key and content. Messages come in order within a partition.`,
+headers and content. With --output table it is a line to read: its place, time,
+key and content. A place is partition-offset, or partition.priority-offset above
+the lowest priority. Messages come in order within a partition and priority.`,
 		Example: "  mq tail flights.departed\n  mq tail flights.departed --from earliest -n 1\n" +
 			"  mq tail flights.departed --from earliest --stop-at-end | jq .json.origin",
 		Args: cobra.ExactArgs(1),
@@ -72,7 +73,6 @@ func tailLine(w io.Writer, m *adminv1.TailMessage) error {
 	if key == "" {
 		key = "-"
 	}
-	place := fmt.Sprintf("%d-%d", m.GetPartition(), m.GetOffset())
-	_, err := fmt.Fprintf(w, "%-10s  %s  %s  %s\n", place, at(m.GetAppendTime()), key, printable(body(m.GetJson())))
+	_, err := fmt.Fprintf(w, "%-10s  %s  %s  %s\n", place(m.GetPartition(), m.GetPriority(), m.GetOffset()), at(m.GetAppendTime()), key, printable(body(m.GetJson())))
 	return err
 }

@@ -26,6 +26,7 @@ const (
 	keyTopic        = "t/" // + name
 	keySubscription = "s/" // + group, "/", topic
 	keyDescriptors  = "d/" // + SHA-256
+	keyPaused       = "p/" // + group
 	keySecret       = "secret"
 )
 
@@ -46,6 +47,7 @@ type catalogue struct {
 		stale         bool // a commit failed: what is durable is not known
 		topics        map[string]*storagev1.Topic
 		subscriptions map[groupKey]*storagev1.Subscription
+		paused        map[string]bool // groups that were paused as a whole: what they declare is paused too
 		sets          map[hash]*schema.Set
 		secret        [16]byte
 	}
@@ -120,12 +122,19 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 		}
 		subscriptions[groupKey{s.GetGroup(), s.GetTopic()}] = s
 	}
+	paused := make(map[string]bool)
+	for pair, err := range shard.Scan(ctx, []byte(keyPaused), nil) {
+		if err != nil {
+			return err
+		}
+		paused[string(pair.Key[len(keyPaused):])] = true
+	}
 	secret, err := loadSecret(ctx, shard, c.random)
 	if err != nil {
 		return err
 	}
 	c.mu.shard, c.mu.lost, c.mu.stale = shard, got.lost, false
-	c.mu.topics, c.mu.subscriptions, c.mu.sets, c.mu.secret = topics, subscriptions, sets, secret
+	c.mu.topics, c.mu.subscriptions, c.mu.paused, c.mu.sets, c.mu.secret = topics, subscriptions, paused, sets, secret
 	return nil
 }
 

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -81,7 +83,8 @@ func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id strin
 	if refused != nil {
 		return nil, "", refused
 	}
-	partition, number, err := parsePage(pageToken, len(g.shards))
+	pages := g.letterPages(listLetters)
+	partition, number, err := pages.parse(pageToken)
 	if err != nil {
 		return nil, "", err
 	}
@@ -99,7 +102,7 @@ func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id strin
 				continue
 			}
 			if size += len(d.Record.raw); len(out) == limit || len(out) > 0 && size > pageBytes {
-				return out, page(uint32(partition), d.number), nil
+				return out, pages.token(uint32(partition), d.number), nil
 			}
 			g.show(&d)
 			out = append(out, d)
@@ -138,20 +141,55 @@ func (g *group) show(d *DeadLetter) {
 	}
 }
 
-// page is the token of the page that begins at a dead letter.
-func page(partition uint32, number int64) string { return fmt.Sprintf("%d.%d", partition, number) }
+// letterPages makes and reads the page tokens of one kind of call on the dead letters of a group in a topic: place and tag, so that one that was
+// invented, or made for another group, topic or kind of call, is known.
+type letterPages struct {
+	tokens
+	partitions int
+}
 
-func parsePage(token string, partitions int) (partition int, number int64, err error) {
+// letterCall is a kind of call on dead letters that goes page by page.
+type letterCall uint64
+
+const (
+	listLetters letterCall = iota + 1
+	redriveLetters
+	discardLetters
+)
+
+func (g *group) letterPages(c letterCall) letterPages {
+	return letterPages{tokens{scramble(g.tokens.secret + uint64(c))}, len(g.shards)}
+}
+
+// token is that of the page that begins at a dead letter.
+func (p letterPages) token(partition uint32, number int64) string {
+	b := binary.BigEndian.AppendUint32(nil, partition)
+	b = binary.BigEndian.AppendUint64(b, uint64(number))
+	b = binary.BigEndian.AppendUint64(b, p.tag(Token{Token: dispatch.Token{Offset: dispatch.Offset(number)}, Partition: partition}))
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// DeadLetterPage is the token of the page of DeadLetters that begins with a partition, for a caller that asks each partition's owner for its part.
+func (b *Broker) DeadLetterPage(groupName, topicName string, partition uint32) (string, error) {
+	g, refused := b.group(groupName, topicName)
+	if refused != nil {
+		return "", refused
+	}
+	return g.letterPages(listLetters).token(partition, 0), nil
+}
+
+// parse is where a page begins: for the empty token at the first dead letter.
+func (p letterPages) parse(token string) (partition int, number int64, err error) {
 	if token == "" {
 		return 0, 0, nil
 	}
-	p, o, ok := strings.Cut(token, ".")
-	partition, perr := strconv.Atoi(p)
-	number, oerr := strconv.ParseInt(o, 10, 64)
-	if !ok || perr != nil || oerr != nil || partition < 0 || partition >= partitions || number < 0 {
-		return 0, 0, fail(BadPageToken, "page_token", "page token %q was not made by this call", clip(token))
+	if b, err := base64.RawURLEncoding.DecodeString(token); err == nil && len(b) == 4+8+8 {
+		at, number := binary.BigEndian.Uint32(b), int64(binary.BigEndian.Uint64(b[4:]))
+		if int64(at) < int64(p.partitions) && number >= 0 && p.token(at, number) == token {
+			return int(at), number, nil
+		}
 	}
-	return partition, number, nil
+	return 0, 0, fail(BadPageToken, "page_token", "page token %q was not made by this call", clip(token))
 }
 
 // storeNow is the shard's map, to be read past its goroutine.

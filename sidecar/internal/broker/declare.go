@@ -213,7 +213,7 @@ func (p *declaring) subscription(ctx context.Context, rpc string) error {
 	if have != nil {
 		entry.CreatedMs, entry.StartOffsets, entry.Paused = have.GetCreatedMs(), have.GetStartOffsets(), have.GetPaused()
 	} else {
-		entry.CreatedMs = p.broker.wall().UnixMilli()
+		entry.CreatedMs, entry.Paused = p.broker.wall().UnixMilli(), c.mu.paused[s.Group]
 		var err error
 		if entry.StartOffsets, err = p.starts(ctx, s); err != nil {
 			return Refusal(err)

@@ -22,14 +22,16 @@ type Draft struct {
 	Headers map[string]string
 	// ID may be empty: a message that is to be scheduled then gets a random one.
 	ID string
-	// Priority is 1 for the lowest level; 0 is what the schema derives.
-	Priority uint32
+	// Priority is 1 for the lowest level; 0 is what the schema derives, and refused with HasPriority.
+	Priority    uint32
+	HasPriority bool
 	// Delay keeps the message back for so long. Not together with DeliverAt. With it, the schema's instant does not count.
 	Delay time.Duration
 	// DeliverAt is the instant at which the message enters the topic, the zero time what the schema derives. One in the past is now.
 	DeliverAt time.Time
-	// TTL is how long the message may wait to be delivered, 0 for what the topic says.
-	TTL time.Duration
+	// TTL is how long the message may wait to be delivered, MinTTL to MaxTTL; 0 is what the topic says, and refused with HasTTL.
+	TTL    time.Duration
+	HasTTL bool
 }
 
 // Compose encodes a draft as a record of the topic. Times are rounded up to milliseconds.
@@ -56,10 +58,10 @@ func (b *Broker) Compose(topicName string, d Draft) ([]byte, error) {
 		return nil, fail(SchemaMismatch, "payload", "%v", err).with("message", t.decl.Message.FullName())
 	}
 	r := Record{Priority: uint64(d.Priority), DelayMS: uint64(ceilDuration(d.Delay)), TTLMS: uint64(ceilDuration(d.TTL))}
-	if refused := r.derive(t, m, d); refused != nil {
+	now := b.wall()
+	if refused := r.derive(t, m, d, now); refused != nil {
 		return nil, refused
 	}
-	now := b.wall()
 	due, refused := r.due(now)
 	if refused != nil {
 		return nil, refused
@@ -83,15 +85,15 @@ func (b *Broker) Compose(topicName string, d Draft) ([]byte, error) {
 }
 
 // derive checks the numbers of a draft and fills in what it leaves to the schema.
-func (r *Record) derive(t *topicState, m protoreflect.Message, d Draft) *Error {
+func (r *Record) derive(t *topicState, m protoreflect.Message, d Draft, now time.Time) *Error {
 	switch {
-	case d.Delay < 0:
-		return badDelay("delay", "delay %v: must be 0s to %v", d.Delay, MaxAhead)
+	case d.Delay < 0, d.Delay > MaxAhead:
+		return RefuseDelay(d.Delay.String())
 	case d.Delay > 0 && !d.DeliverAt.IsZero():
 		return badDelay("delay", "delay %v and deliver_at %v: set one of them", d.Delay, d.DeliverAt.UTC().Format(time.RFC3339Nano))
-	case d.TTL < 0:
-		return badTTL(d.TTL)
-	case uint64(d.Priority) > uint64(t.decl.PriorityLevels):
+	case (d.TTL != 0 || d.HasTTL) && d.TTL < MinTTL, d.TTL > MaxTTL:
+		return RefuseTTL(d.TTL.String())
+	case d.HasPriority && d.Priority == 0, uint64(d.Priority) > uint64(t.decl.PriorityLevels):
 		return badPriority(t, uint64(d.Priority))
 	}
 	if d.Priority == 0 {
@@ -109,6 +111,9 @@ func (r *Record) derive(t *topicState, m protoreflect.Message, d Draft) *Error {
 		}
 	}
 	if !at.IsZero() {
+		if at.Before(time.Unix(0, 0)) || at.After(now.Add(MaxAhead)) { // as it was given, before it is rounded
+			return RefuseDeliverAt(at.UTC().Format(time.RFC3339Nano))
+		}
 		r.DeliverAtMS = ceilMS(at)
 	}
 	return nil

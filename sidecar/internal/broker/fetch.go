@@ -93,7 +93,7 @@ func (sv *serving) message(policy *subscriptionState, expiry expiry, o dispatch.
 		Message: func() (protoreflect.Message, error) { return policy.codec.Decode(r.Payload) },
 	})
 	if err != nil {
-		sv.counted.FilterErrors++
+		sv.filterFailed(o, err)
 	}
 	if !match {
 		m.Filtered = true

@@ -68,9 +68,17 @@ func FuzzPlaces(f *testing.F) {
 	for _, s := range []string{"", "1.2", "3-17", "3.2-17", "3.1-17", "-1.5", "0.9223372036854775807", "0.128-0", "0.0-5"} {
 		f.Add(s)
 	}
+	pages, others := letterPages{tokens{1}, 10}, letterPages{tokens{2}, 10}
+	f.Add(pages.token(3, 17))
+	f.Add(pages.token(10, 17))
+	f.Add(pages.token(3, 17) + "\n")
 	f.Fuzz(func(t *testing.T, s string) {
-		if p, number, err := parsePage(s, 10); err == nil && (p < 0 || p >= 10 || number < 0) {
+		p, number, err := pages.parse(s)
+		if err == nil && s != "" && (p < 0 || p >= 10 || number < 0 || pages.token(uint32(p), number) != s) {
 			t.Errorf("page %q is %d, %d", s, p, number)
+		}
+		if _, _, otherErr := others.parse(s); err == nil && otherErr == nil && s != "" {
+			t.Errorf("page %q is one of two calls", s)
 		}
 		if p, number, ok := parsePlace(s); ok {
 			lane, offset := laneOf(number)

@@ -21,6 +21,7 @@ type group struct {
 	policy atomic.Pointer[subscriptionState]
 	tokens tokens
 	shards []*shard
+	faults filterFaults
 	// consumers are the sessions that the partitions belong to. The list is replaced as a whole, with mu held.
 	consumers atomic.Pointer[[]dispatch.SessionID]
 

@@ -13,8 +13,8 @@ import (
 )
 
 // Pause lets a group stop or go on in a topic, or in all of its topics if topicName is empty. It is durable, and in effect when it returns:
-// in a paused group nothing is leased to anybody. What was leased can be settled, waits go on, and publishing is not concerned. It returns the
-// topics concerned, by name, those included where nothing changed.
+// in a paused group nothing is leased to anybody. What was leased can be settled, waits go on, and publishing is not concerned. A group that was
+// paused in all of its topics is paused in those that it declares later too, until it goes on in any. It returns the topics concerned, by name, those included where nothing changed.
 // Errors: *Error of reason TopicUnknown, GroupUnknown, or that of a commit, after which the call may be repeated.
 func (b *Broker) Pause(ctx context.Context, groupName, topicName string, paused bool) (topics []string, err error) {
 	if topicName != "" {
@@ -74,11 +74,23 @@ func (b *Broker) markPaused(ctx context.Context, groupName, topicName string, pa
 		}
 		changed, writes = append(changed, entry), append(writes, w)
 	}
-	if len(changed) == 0 {
+	whole := c.mu.paused[groupName]
+	if len(topics) > 0 && (topicName == "" || !paused) { // a group that goes on in one topic is not paused as a whole any more
+		whole = paused
+	}
+	if whole != c.mu.paused[groupName] {
+		writes = append(writes, engine.Write{Key: []byte(keyPaused + groupName), Value: []byte{1}, Delete: !whole})
+	}
+	if len(writes) == 0 {
 		return topics, nil
 	}
 	if err := c.commitLocked(ctx, writes); err != nil {
 		return nil, err
+	}
+	if whole {
+		c.mu.paused[groupName] = true
+	} else {
+		delete(c.mu.paused, groupName)
 	}
 	for _, entry := range changed {
 		c.mu.subscriptions[groupKey{entry.GetGroup(), entry.GetTopic()}] = entry

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	mqv1 "github.com/typedmq/typedmq/schemas/gen/mq/v1"
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
 )
@@ -78,6 +80,73 @@ func TestAPauseIsInEffectWhenItReturns(t *testing.T) {
 			w.settle("baggage", bags, broker.Acked, ds...)
 		}
 	})
+}
+
+// TestAPausedGroupIsPausedInWhatItDeclares: over a restart, until it goes on, in all topics or in one.
+func TestAPausedGroupIsPausedInWhatItDeclares(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before func(w *world) // the second topic is declared
+		paused bool
+	}{
+		{"paused", func(w *world) { w.pause("baggage", "", true, bags) }, true},
+		{"paused twice", func(w *world) { w.pause("baggage", "", true, bags); w.pause("baggage", "", true, bags) }, true},
+		{"paused topic by topic, then as a whole", func(w *world) { w.pause("baggage", bags, true, bags); w.pause("baggage", "", true, bags) }, true},
+		{"paused in one topic", func(w *world) { w.pause("baggage", bags, true, bags) }, false},
+		{"resumed", func(w *world) { w.pause("baggage", "", true, bags); w.pause("baggage", "", false, bags) }, false},
+		{"resumed in one topic", func(w *world) { w.pause("baggage", "", true, bags); w.pause("baggage", bags, false, bags) }, false},
+		{"another group", func(w *world) {}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer func() { w.close() }()
+				files := w.files(nil)
+				for _, f := range files.File {
+					for _, s := range f.GetService() {
+						if s.GetName() == "Board" {
+							o := proto.GetExtension(s.GetOptions(), mqv1.E_Consumer).(*mqv1.ConsumerOptions)
+							o.Group = proto.String("baggage")
+							proto.SetExtension(s.Options, mqv1.E_Consumer, o)
+						}
+					}
+				}
+				declare := func(rpc string) {
+					t.Helper()
+					if _, err := w.Declare(t.Context(), broker.Declaration{Descriptors: files, Subscriptions: []string{rpc}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				declare(baggageRPC)
+				c.before(w)
+				w.close()
+				w.open()
+				declare(boardRPC)
+				w.publish(departed, 0, 1, 1)
+				pull := func() int {
+					t.Helper()
+					slices, err := w.Pull(t.Context(), "baggage", departed, 1, time.Minute, time.Second)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return len(deliveries(t, slices))
+				}
+				groups, err := w.Groups(t.Context(), "baggage", departed)
+				if err != nil || groups[0].Paused != c.paused {
+					t.Errorf("paused %v, %v, want %v", groups[0].Paused, err, c.paused)
+				}
+				if n := pull(); n == 1 == c.paused {
+					t.Errorf("%d messages came", n)
+				}
+				if c.paused {
+					w.pause("baggage", "", false, bags, departed)
+					if n := pull(); n != 1 {
+						t.Errorf("%d messages came when it went on", n)
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestPauseRefuses(t *testing.T) {

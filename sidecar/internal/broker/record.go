@@ -3,8 +3,6 @@ package broker
 import (
 	"bytes"
 	"iter"
-	"math"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -206,7 +204,7 @@ func (r Record) check(t *topicState, l Limits) *Error {
 	case r.Priority > uint64(t.decl.PriorityLevels):
 		return badPriority(t, r.Priority)
 	case r.TTLMS > maxTTLMS:
-		return badTTL(time.Duration(min(r.TTLMS, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond)
+		return RefuseTTL(millis(r.TTLMS))
 	}
 	if r.count > 0 {
 		for name, value := range r.Headers() {

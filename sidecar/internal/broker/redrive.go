@@ -33,7 +33,7 @@ type Selection struct {
 	Failure string
 	// Limit bounds how many are taken, the oldest of the first partition first. 0 is no bound.
 	Limit int
-	// Page goes on where an earlier call with the same choice reached its limit. Empty: at the beginning.
+	// Page goes on where an earlier call of the same kind with the same choice reached its limit. Empty: at the beginning.
 	Page string
 }
 
@@ -42,12 +42,12 @@ type Selection struct {
 // fails, what was done before stays done, and n, which the error tells too, counts it. Letters that die during the call may be included or not, but
 // none is redriven twice in one call, nor in a sequence of calls by pages.
 func (b *Broker) Redrive(ctx context.Context, groupName, topicName string, s Selection) (n int, unknown []string, next string, err error) {
-	return b.moveDeadLetters(ctx, groupName, topicName, s, (*serving).redrive)
+	return b.moveDeadLetters(ctx, groupName, topicName, s, redriveLetters, (*serving).redrive)
 }
 
 // Discard deletes dead letters, in all else like Redrive.
 func (b *Broker) Discard(ctx context.Context, groupName, topicName string, s Selection) (n int, unknown []string, next string, err error) {
-	return b.moveDeadLetters(ctx, groupName, topicName, s, (*serving).discard)
+	return b.moveDeadLetters(ctx, groupName, topicName, s, discardLetters, (*serving).discard)
 }
 
 // redrive lets the next commit give a dead letter back.
@@ -93,7 +93,7 @@ func (sv *serving) stepLane(lane uint8, ev dispatch.Event) {
 }
 
 // moveDeadLetters does something with each dead letter that was chosen, in its shard, durably.
-func (b *Broker) moveDeadLetters(ctx context.Context, groupName, topicName string, s Selection, do func(*serving, DeadLetter) error) (
+func (b *Broker) moveDeadLetters(ctx context.Context, groupName, topicName string, s Selection, call letterCall, do func(*serving, DeadLetter) error) (
 	n int, unknown []string, next string, err error) {
 	g, refused := b.awake(ctx, groupName, topicName)
 	if refused != nil {
@@ -102,11 +102,12 @@ func (b *Broker) moveDeadLetters(ctx context.Context, groupName, topicName strin
 	if refused := s.check(); refused != nil {
 		return 0, nil, "", refused
 	}
-	partition, from, err := parsePage(s.Page, len(g.shards))
+	pages := g.letterPages(call)
+	partition, from, err := pages.parse(s.Page)
 	if err != nil {
 		return 0, nil, "", err
 	}
-	m := &move{group: g, selection: s, do: do, wanted: make(map[string]bool, len(s.IDs)), unseen: make(map[string]bool, len(s.IDs))}
+	m := &move{group: g, pages: pages, selection: s, do: do, wanted: make(map[string]bool, len(s.IDs)), unseen: make(map[string]bool, len(s.IDs))}
 	m.chosen = m.matches
 	m.readIDs()
 	var errs []error
@@ -149,6 +150,7 @@ func (s Selection) check() *Error {
 // move is one Redrive or Discard.
 type move struct {
 	group     *group
+	pages     letterPages
 	selection Selection
 	chosen    func(DeadLetter) bool // called in several goroutines
 	do        func(*serving, DeadLetter) error
@@ -205,7 +207,7 @@ func (m *move) shard(ctx context.Context, s *shard, from int64) error {
 			return err
 		}
 		if most == 0 {
-			m.next = page(s.partition, numbers[0])
+			m.next = m.pages.token(s.partition, numbers[0])
 			return nil
 		}
 		done, err := m.round(ctx, s, numbers)

@@ -163,6 +163,64 @@ func TestPagesTakeEachLetterOnce(t *testing.T) {
 	})
 }
 
+// TestPageTokensAreOfTheirCall: not invented, nor of another group, topic or kind of call.
+func TestPageTokensAreOfTheirCall(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.bury(20, 10, sameError)
+		some := broker.Selection{All: true, Limit: 2}
+		type call = func(group, topic, page string) (string, error)
+		calls := map[string]call{
+			"list": func(group, topic, page string) (string, error) {
+				_, next, err := w.DeadLetters(t.Context(), group, topic, "", 2, page)
+				return next, err
+			},
+			"redrive": func(group, topic, page string) (string, error) {
+				s := some
+				s.Page = page
+				_, _, next, err := w.Redrive(t.Context(), group, topic, s)
+				return next, err
+			},
+			"discard": func(group, topic, page string) (string, error) {
+				s := some
+				s.Page = page
+				_, _, next, err := w.Discard(t.Context(), group, topic, s)
+				return next, err
+			},
+		}
+		made := map[string]string{}
+		for name, do := range calls {
+			next, err := do("baggage", bags, "")
+			if err != nil || next == "" {
+				t.Fatalf("%s: %q, %v", name, next, err)
+			}
+			made[name] = next
+		}
+		refused := func(what string, err error) {
+			t.Helper()
+			if err == nil || broker.Refusal(err).Reason != broker.BadPageToken {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		for name, do := range calls {
+			for _, forged := range []string{"0.0", "3.17", "1.9223372036854775807", made[name] + "\n", made[name][1:], "A" + made[name]} {
+				_, err := do("baggage", bags, forged)
+				refused(fmt.Sprintf("%s with %q", name, forged), err)
+			}
+			for of, token := range made {
+				if of != name {
+					_, err := do("baggage", bags, token)
+					refused(name+" with the token of "+of, err)
+				}
+			}
+			_, err := do("board", departed, made[name])
+			refused(name+" of another group", err)
+			if _, err := do("baggage", bags, made[name]); err != nil {
+				t.Errorf("%s with its own: %v", name, err)
+			}
+		}
+	})
+}
+
 func TestALimitTakesTheOldest(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.bury(50, 20, sameError)

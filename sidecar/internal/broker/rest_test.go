@@ -5,6 +5,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	mqv1 "github.com/typedmq/typedmq/schemas/gen/mq/v1"
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
 )
 
@@ -59,6 +63,32 @@ func TestAGroupRestsWhenNobodyNeedsIt(t *testing.T) {
 		}
 		if sum := w.total("baggage", bags); sum.Lag != 0 || sum.Counters.Acknowledged != 9 {
 			t.Fatalf("in the end %+v", sum)
+		}
+	})
+}
+
+// TestAGroupAtRestTellsWhatWaits: for an attempt that is not due yet.
+func TestAGroupAtRestTellsWhatWaits(t *testing.T) {
+	later := func(_ string, o *mqv1.SubscribeOptions) {
+		o.Retry = &mqv1.Retry{InitialInterval: durationpb.New(10 * time.Minute), MaxInterval: durationpb.New(10 * time.Minute), Jitter: proto.Float64(0)}
+	}
+	inBubbleWith(t, nil, later, func(t *testing.T, w *world) {
+		w.publish(bags, 0, 3, 3)
+		s := w.join("baggage", bags, 3)
+		var got []delivery
+		for len(got) < 3 {
+			got = append(got, w.next(s)...)
+		}
+		w.settle("baggage", bags, broker.Retried, got[:2]...)
+		w.settle("baggage", bags, broker.Acked, got[2])
+		s.Close(false)
+		time.Sleep(5 * time.Minute)
+		if sum := w.total("baggage", bags); !w.rests("baggage", bags) || sum.Stats.Waiting != 2 || sum.Lag != 2 || sum.Stats.Parked != 0 {
+			t.Errorf("while they wait: %+v", sum)
+		}
+		time.Sleep(6 * time.Minute)
+		if sum := w.total("baggage", bags); !w.rests("baggage", bags) || sum.Stats.Waiting != 0 || sum.Lag != 2 {
+			t.Errorf("when they are due: %+v", sum)
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 const (
 	// retainEvery is how often topics are searched for messages past their retention, and groups for dead letters past theirs.
 	retainEvery = time.Minute
-	// retainSoon is how long after its growth a log is held against its retention in bytes.
+	// retainSoon is how long after its growth a log is held against its retention in bytes, and after the start dead letters against theirs.
 	retainSoon = time.Second
 )
 
@@ -26,6 +26,9 @@ func (b *Broker) retain(ctx context.Context) {
 	defer r.unwatch()
 	next, stop := r.after(retainEvery)
 	defer func() { stop() }()
+	// The groups serve already: dead letters that came to their retention while the sidecar was down need not wait for the first minute.
+	first, stopFirst := r.after(retainSoon)
+	defer stopFirst()
 	for {
 		select {
 		case <-ctx.Done():
@@ -37,6 +40,9 @@ func (b *Broker) retain(ctx context.Context) {
 				g.restIfUnused()
 			}
 			next, stop = r.after(retainEvery)
+		case <-first:
+			first = nil
+			r.deadLetters(ctx)
 		case <-r.declared:
 			r.watchDeclared(ctx)
 		case <-r.wake:

@@ -212,6 +212,30 @@ func TestDeadLettersAreKeptForTheirRetention(t *testing.T) {
 	})
 }
 
+// TestOldDeadLettersGoSoonAfterTheStart: those that came to their retention while the sidecar was down.
+func TestOldDeadLettersGoSoonAfterTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.declare(func(_ string, o *mqv1.SubscribeOptions) {
+			o.DeadLetter = &mqv1.DeadLetter{Retention: durationpb.New(time.Hour)}
+		})
+		w.bury(20, 5, sameError)
+		w.close()
+		time.Sleep(2 * time.Hour)
+		w.open()
+		time.Sleep(3 * time.Second)
+		if left := w.total("baggage", bags).DeadLetters; left != 0 {
+			t.Errorf("%d dead letters are left", left)
+		}
+		scans := w.engine.letterScans.Load()
+		time.Sleep(10 * time.Minute)
+		if n := w.engine.letterScans.Load() - scans; n > 0 {
+			t.Errorf("%d scans followed", n)
+		}
+		w.close()
+	})
+}
+
 // TestARedrivenLetterIsNotExpired: it is on its way again, however old its death is.
 func TestARedrivenLetterIsNotExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -296,18 +296,25 @@ func TestADraftTakesTimeAndPriorityFromItsMessage(t *testing.T) {
 			{name: "an instant in the past", text: `{"at":"` + in(time.Hour) + `"}`, draft: broker.Draft{DeliverAt: start.Add(-time.Hour)},
 				want: broker.Record{DeliverAtMS: at(-time.Hour)}},
 			{name: "priority wins", text: `{"urgency":3}`, draft: broker.Draft{Priority: 2}, want: broker.Record{Priority: 2}},
-			{name: "ttl", text: `{}`, draft: broker.Draft{TTL: time.Nanosecond}, want: broker.Record{TTLMS: 1}},
+			{name: "ttl", text: `{}`, draft: broker.Draft{TTL: time.Millisecond + 1}, want: broker.Record{TTLMS: 2}},
 			{name: "both", text: `{}`, draft: broker.Draft{Delay: 1, DeliverAt: start}, reason: broker.BadDelay},
 			{name: "negative delay", text: `{}`, draft: broker.Draft{Delay: -1}, reason: broker.BadDelay},
 			{name: "long delay", text: `{}`, draft: broker.Draft{Delay: broker.MaxAhead + 1}, reason: broker.BadDelay},
 			{name: "far instant", text: `{}`, draft: broker.Draft{DeliverAt: start.AddDate(11, 0, 0)}, reason: broker.BadDelay},
 			{name: "far field", text: `{"at":"9999-12-31T23:59:59Z"}`, reason: broker.BadDelay},
 			{name: "before 1970", text: `{"at":"1900-01-01T00:00:00Z"}`, reason: broker.BadDelay},
+			{name: "the zero time", text: `{"at":"0001-01-01T00:00:00Z"}`, reason: broker.BadDelay},
+			{name: "a moment before 1970", text: `{"at":"1969-12-31T23:59:59.999999999Z"}`, reason: broker.BadDelay},
+			{name: "an instant before 1970", text: `{}`, draft: broker.Draft{DeliverAt: time.Unix(0, -1)}, reason: broker.BadDelay},
 			{name: "ten years", text: `{}`, draft: broker.Draft{DeliverAt: start.AddDate(10, 0, 0)}, want: broker.Record{DeliverAtMS: start.AddDate(10, 0, 0).UnixMilli()}, randomID: true},
 			{name: "priority 4 of 3", text: `{}`, draft: broker.Draft{Priority: 4}, reason: broker.BadPriority},
 			{name: "field of 4", text: `{"urgency":4}`, reason: broker.BadPriority},
 			{name: "negative field", text: `{"urgency":-1}`, reason: broker.BadPriority},
 			{name: "negative ttl", text: `{}`, draft: broker.Draft{TTL: -1}, reason: broker.BadTTL},
+			{name: "short ttl", text: `{}`, draft: broker.Draft{TTL: time.Millisecond - 1}, reason: broker.BadTTL},
+			{name: "long ttl", text: `{}`, draft: broker.Draft{TTL: broker.MaxTTL + 1}, reason: broker.BadTTL},
+			{name: "no ttl", text: `{}`, draft: broker.Draft{HasTTL: true}, reason: broker.BadTTL},
+			{name: "no priority", text: `{}`, draft: broker.Draft{HasPriority: true}, reason: broker.BadPriority},
 		} {
 			r, err := w.compose(c.text, c.draft)
 			if reason(err) != c.reason {
@@ -356,6 +363,46 @@ func TestNumbersOutOfBoundsAreRefused(t *testing.T) {
 			}
 			if err != nil && broker.Refusal(err).Metadata["bound"] == "" {
 				t.Errorf("%s: the refusal names no bound", c.name)
+			}
+		}
+	})
+}
+
+// TestRefusalsOfTimesSayWhatWasGiven: in a form that people write, however far out of bounds it is.
+func TestRefusalsOfTimesSayWhatWasGiven(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		const bound = "87672h0m0s (10 years)"
+		for _, c := range []struct {
+			numbers map[protowire.Number]uint64
+			want    string
+		}{
+			{map[protowire.Number]uint64{delayField: 876_000 * 3_600_000}, "delay 876000h0m0s: must be 0s to " + bound},
+			{map[protowire.Number]uint64{delayField: 1<<64 - 1}, "delay 18446744073709551.615s: must be 0s to " + bound},
+			{map[protowire.Number]uint64{deliverField: uint64(time.Date(9999, 1, 1, 0, 0, 0, 5e6, time.UTC).UnixMilli())},
+				"deliver_at 9999-01-01T00:00:00.005Z: must not lie before 1970 nor more than " + bound + " ahead"},
+			{map[protowire.Number]uint64{deliverField: 1<<64 - 1000},
+				"deliver_at 1969-12-31T23:59:59Z: must not lie before 1970 nor more than " + bound + " ahead"},
+			{map[protowire.Number]uint64{deliverField: 1<<63 - 1},
+				"deliver_at 9223372036854775807 ms since 1970: must not lie before 1970 nor more than " + bound + " ahead"},
+			{map[protowire.Number]uint64{delayField: 1500, deliverField: 1000}, "delay 1.5s and deliver_at 1970-01-01T00:00:01Z: set one of them"},
+			{map[protowire.Number]uint64{ttlField: 1<<64 - 1}, "ttl 18446744073709551.615s: must be 1ms to " + bound},
+		} {
+			if _, err := w.send(bags, timed{name: "x", numbers: c.numbers}); err == nil || err.Error() != c.want {
+				t.Errorf("%v: %v, want %s", c.numbers, err, c.want)
+			}
+		}
+		w.declareReminders()
+		for _, c := range []struct {
+			draft broker.Draft
+			want  string
+		}{
+			{broker.Draft{Delay: broker.MaxAhead + 1}, "delay 87672h0m0.000000001s: must be 0s to " + bound},
+			{broker.Draft{TTL: time.Microsecond}, "ttl 1µs: must be 1ms to " + bound},
+			{broker.Draft{DeliverAt: time.Date(2050, 1, 1, 0, 0, 0, 1, time.UTC)},
+				"deliver_at 2050-01-01T00:00:00.000000001Z: must not lie before 1970 nor more than " + bound + " ahead"},
+		} {
+			if _, err := w.compose(`{}`, c.draft); err == nil || err.Error() != c.want {
+				t.Errorf("%+v: %v, want %s", c.draft, err, c.want)
 			}
 		}
 	})

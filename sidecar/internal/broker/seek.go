@@ -10,14 +10,15 @@ import (
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
 
-// SeekTo says where a group is to go on. Exactly one of Edge, Offset (with HasOffset) and Time is set.
+// SeekTo says where a group is to go on. Exactly one of Edge, Offset (with HasOffset) and Time (with HasTime) is set.
 type SeekTo struct {
 	// Edge is "earliest", the oldest message that is kept, "latest", the next one that is published, or empty.
 	Edge      string
 	Offset    int64
 	HasOffset bool
-	// Time is an instant: the group goes on with what was published since, and up to a second before.
-	Time time.Time
+	// Time is an instant: the group goes on with what was published since, and up to a second before. The zero time is one like any other.
+	Time    time.Time
+	HasTime bool
 }
 
 // Position is where a group goes on in a partition. In a topic with priorities it is the sum over the levels.
@@ -74,7 +75,7 @@ func (b *Broker) Seek(ctx context.Context, groupName, topicName string, partitio
 func (to SeekTo) check(g *group, partition *uint32, now time.Time) *Error {
 	decl := g.topic.decl
 	given := 0
-	for _, is := range []bool{to.Edge != "", to.HasOffset, !to.Time.IsZero()} {
+	for _, is := range []bool{to.Edge != "", to.HasOffset, to.HasTime} {
 		if is {
 			given++
 		}
@@ -93,7 +94,7 @@ func (to SeekTo) check(g *group, partition *uint32, now time.Time) *Error {
 	case to.HasOffset && g.levels() > 1:
 		return fail(BadRequest, "to.offset", "topic %q has %d priority levels with offsets of their own: seek to a time, earliest or latest",
 			decl.Name, g.levels())
-	case to.Time.After(now):
+	case to.HasTime && to.Time.After(now):
 		return fail(BadTime, "to.time", "time %s is in the future", to.Time.Format(time.RFC3339Nano)).with("bound", now.UTC().Format(time.RFC3339Nano))
 	}
 	return nil

@@ -61,14 +61,15 @@ func TestSeek(t *testing.T) {
 			{"offset", broker.SeekTo{Offset: 7, HasOffset: true}, 7},
 			{"first offset", broker.SeekTo{Offset: 0, HasOffset: true}, 0},
 			{"end", broker.SeekTo{Offset: 50, HasOffset: true}, 50},
-			{"time of the first", broker.SeekTo{Time: start}, 0},
-			{"before all", broker.SeekTo{Time: start.Add(-time.Hour)}, 0},
-			{"between", broker.SeekTo{Time: start.Add(333 * time.Second)}, 34},
-			{"exact", broker.SeekTo{Time: start.Add(330 * time.Second)}, 33},
-			{"within the span of a chunk", broker.SeekTo{Time: start.Add(330*time.Second + 900*time.Millisecond)}, 33},
-			{"at the end of the span", broker.SeekTo{Time: start.Add(331 * time.Second)}, 33},
-			{"behind it", broker.SeekTo{Time: start.Add(331*time.Second + time.Millisecond)}, 34},
-			{"now", broker.SeekTo{Time: time.Now()}, 50},
+			{"time of the first", broker.SeekTo{HasTime: true, Time: start}, 0},
+			{"the zero time", broker.SeekTo{HasTime: true}, 0},
+			{"before all", broker.SeekTo{HasTime: true, Time: start.Add(-time.Hour)}, 0},
+			{"between", broker.SeekTo{HasTime: true, Time: start.Add(333 * time.Second)}, 34},
+			{"exact", broker.SeekTo{HasTime: true, Time: start.Add(330 * time.Second)}, 33},
+			{"within the span of a chunk", broker.SeekTo{HasTime: true, Time: start.Add(330*time.Second + 900*time.Millisecond)}, 33},
+			{"at the end of the span", broker.SeekTo{HasTime: true, Time: start.Add(331 * time.Second)}, 33},
+			{"behind it", broker.SeekTo{HasTime: true, Time: start.Add(331*time.Second + time.Millisecond)}, 34},
+			{"now", broker.SeekTo{HasTime: true, Time: time.Now()}, 50},
 		} {
 			positions, err := w.Seek(t.Context(), "board", departed, first, c.to)
 			if err != nil || len(positions) != 1 || positions[0] != (broker.Position{Offset: c.from}) {
@@ -178,7 +179,7 @@ func TestSeekOfLanes(t *testing.T) {
 		if got := w.offsets(bags); len(got) != 9 {
 			t.Fatalf("at first came %v", got)
 		}
-		positions, err := w.Seek(t.Context(), "baggage", bags, nil, broker.SeekTo{Time: time.Now().Add(-time.Second)})
+		positions, err := w.Seek(t.Context(), "baggage", bags, nil, broker.SeekTo{HasTime: true, Time: time.Now().Add(-time.Second)})
 		if err != nil || len(positions) != 1 || positions[0].Offset != 6 {
 			t.Fatalf("moved to %v, %v", positions, err)
 		}
@@ -202,13 +203,13 @@ func TestSeekRefuses(t *testing.T) {
 		}{
 			{"a queue", "baggage", bags, nil, broker.SeekTo{Edge: "earliest"}, broker.SeekQueue},
 			{"nothing", "board", departed, nil, broker.SeekTo{}, broker.BadRequest},
-			{"two things", "board", departed, nil, broker.SeekTo{Edge: "latest", Time: time.Now()}, broker.BadRequest},
+			{"two things", "board", departed, nil, broker.SeekTo{Edge: "latest", HasTime: true, Time: time.Now()}, broker.BadRequest},
 			{"an edge", "board", departed, nil, broker.SeekTo{Edge: "middle"}, broker.BadRequest},
 			{"an offset of all", "board", departed, nil, broker.SeekTo{HasOffset: true}, broker.BadRequest},
 			{"a partition", "board", departed, proto.Uint32(16), broker.SeekTo{Edge: "latest"}, broker.BadPartition},
 			{"a negative offset", "board", departed, first, broker.SeekTo{Offset: -1, HasOffset: true}, broker.BadOffset},
 			{"an offset above", "board", departed, first, broker.SeekTo{Offset: 2, HasOffset: true}, broker.BadOffset},
-			{"the future", "board", departed, first, broker.SeekTo{Time: time.Now().Add(time.Millisecond)}, broker.BadTime},
+			{"the future", "board", departed, first, broker.SeekTo{HasTime: true, Time: time.Now().Add(time.Millisecond)}, broker.BadTime},
 			{"a group", "nobody", departed, first, broker.SeekTo{Edge: "latest"}, broker.GroupUnknown},
 			{"a topic", "board", "nothing", first, broker.SeekTo{Edge: "latest"}, broker.TopicUnknown},
 		} {

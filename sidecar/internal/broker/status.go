@@ -122,6 +122,7 @@ type GroupStatus struct {
 }
 
 // ShardStatus is where a group stands in a partition. In a topic with priorities, Position, End, Lag and Stats are sums over its levels.
+// Of a group that rests, Stats has Waiting and Held only: the rest is 0 or cannot be known, like Parked.
 type ShardStatus struct {
 	Partition     uint32
 	Position, End int64

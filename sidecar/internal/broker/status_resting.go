@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -17,16 +18,18 @@ type restingLane struct {
 	settled map[int64][]byte // bitmaps by block index
 }
 
-// restingStatus tells where a group that rests stands in a partition, from what it saved.
+// restingStatus tells where a group that rests stands in a partition, from what it saved. What waits for an attempt is counted; what would be parked
+// behind it cannot be known without reading the log, so Parked is 0.
 func (s *shard) restingStatus(ctx context.Context) ShardStatus {
 	st := ShardStatus{Partition: s.partition, Counters: s.past()}
 	lanes := make([]restingLane, s.group.levels())
 	for i := range lanes {
 		lanes[i] = restingLane{floor: s.group.startOf(s.partition, uint8(i)), settled: make(map[int64][]byte)}
 	}
+	now := s.group.broker.wall()
 	for pair, err := range s.group.broker.engine.View(s.id).Scan(ctx, nil, nil) {
 		if err == nil {
-			if err = st.restingPair(lanes, pair); err != nil {
+			if err = st.restingPair(lanes, pair, now); err != nil {
 				err = fmt.Errorf("state of shard %v, key %x: %w", s.id, pair.Key, err)
 			}
 		}
@@ -49,7 +52,7 @@ func (s *shard) restingStatus(ctx context.Context) ShardStatus {
 	return st
 }
 
-func (st *ShardStatus) restingPair(lanes []restingLane, pair engine.Pair) error {
+func (st *ShardStatus) restingPair(lanes []restingLane, pair engine.Pair, now time.Time) error {
 	kind, lane, offset, err := parseShardKey(pair.Key)
 	if err != nil {
 		return err
@@ -70,6 +73,14 @@ func (st *ShardStatus) restingPair(lanes []restingLane, pair engine.Pair) error 
 			return err
 		}
 		lanes[lane].settled[int64(offset)] = b.GetBitmap()
+	case keyFailure:
+		var f storagev1.Failure
+		if err := proto.Unmarshal(pair.Value, &f); err != nil {
+			return err
+		}
+		if f.GetWaitMs() > 0 && f.GetDueMs() > now.UnixMilli() {
+			st.Stats.Waiting++
+		}
 	case keyDeadLetter:
 		st.DeadLetters++
 		holds, err := holdsKey(pair.Value)

@@ -18,7 +18,9 @@ type TailOptions struct {
 type Tailed struct {
 	Partition uint32
 	// Lane is the priority level, from 0.
-	Lane     uint8
+	Lane uint8
+	// Priority is its level in a topic with priorities, else 0.
+	Priority uint32
 	Offset   int64
 	AppendMS int64
 	Record   Record
@@ -57,7 +59,11 @@ func (b *Broker) Tail(ctx context.Context, o TailOptions, yield func([]Tailed) b
 			if o.StopAtEnd && next[p] >= stop[p] {
 				continue
 			}
-			more, err := b.tailLog(ctx, logs[p], &next[p], yield)
+			priority := uint32(0)
+			if t.decl.PriorityLevels > 1 {
+				priority = uint32(logs[p].Lane) + 1
+			}
+			more, err := b.tailLog(ctx, logs[p], priority, &next[p], yield)
 			if err != nil || !more {
 				return err
 			}
@@ -91,7 +97,7 @@ func reached(next, stop []engine.Offset) bool {
 }
 
 // tailLog reads one log to its present end.
-func (b *Broker) tailLog(ctx context.Context, log engine.LogID, next *engine.Offset, yield func([]Tailed) bool) (more bool, err error) {
+func (b *Broker) tailLog(ctx context.Context, log engine.LogID, priority uint32, next *engine.Offset, yield func([]Tailed) bool) (more bool, err error) {
 	for {
 		chunks, err := b.engine.Read(ctx, log, *next, fetchBytes)
 		if err != nil {
@@ -110,7 +116,7 @@ func (b *Broker) tailLog(ctx context.Context, log engine.LogID, next *engine.Off
 				if err != nil {
 					return false, Refusal(err)
 				}
-				batch = append(batch, Tailed{Partition: log.Partition, Lane: log.Lane, Offset: int64(offset), AppendMS: c.TimeMS, Record: r})
+				batch = append(batch, Tailed{Partition: log.Partition, Lane: log.Lane, Priority: priority, Offset: int64(offset), AppendMS: c.TimeMS, Record: r})
 				*next = offset + 1
 			}
 		}

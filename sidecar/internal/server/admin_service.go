@@ -65,12 +65,18 @@ func (s *adminService) DescribeTopic(ctx context.Context, r *connect.Request[adm
 	}
 	out := &adminv1.DescribeTopicResponse{Topic: topicMessage(d.TopicStatus), ProtoText: d.ProtoText}
 	for _, sub := range d.Subscriptions {
-		out.Subscriptions = append(out.Subscriptions, &adminv1.Subscription{
+		m := &adminv1.Subscription{
 			Group: sub.Group, Topic: sub.Topic.Name, Rpc: sub.RPC, Filter: sub.Filter, MaxInFlight: sub.MaxInFlight,
 			MaxAttempts: sub.Retry.MaxAttempts, InitialInterval: durationpb.New(sub.Retry.InitialInterval),
 			MaxInterval: durationpb.New(sub.Retry.MaxInterval), BackoffCoefficient: sub.Retry.Coefficient,
 			Lease: durationpb.New(sub.Lease), ProcessingTimeout: durationpb.New(sub.ProcessingTimeout),
-		})
+			Jitter: sub.Retry.Jitter, StartFrom: sub.StartFrom.String(), DeadLettersDisabled: sub.DeadLetter.Disabled,
+			HoldKey: sub.DeadLetter.HoldKey, DeadLetterExpired: sub.DeadLetterExpired,
+		}
+		if r := sub.DeadLetter.Retention; r > 0 {
+			m.DeadLetterRetention = durationpb.New(r)
+		}
+		out.Subscriptions = append(out.Subscriptions, m)
 	}
 	return connect.NewResponse(out), nil
 }
@@ -162,7 +168,7 @@ func (s *adminService) Tail(ctx context.Context, r *connect.Request[adminv1.Tail
 
 func (s *adminService) tailMessage(topicName string, t broker.Tailed) *adminv1.TailMessage {
 	m := &adminv1.TailMessage{
-		Id: broker.MessageID(t.Record, t.Partition, t.Lane, t.Offset), Partition: t.Partition, Offset: t.Offset,
+		Id: broker.MessageID(t.Record, t.Partition, t.Lane, t.Offset), Partition: t.Partition, Offset: t.Offset, Priority: t.Priority,
 		AppendTime: timestamppb.New(msTime(t.AppendMS)), Key: t.Record.Key, Headers: t.Record.HeaderMap(),
 	}
 	m.Json, _ = s.broker.JSON(topicName, t.Record.Payload) // absent if the payload does not decode
@@ -265,7 +271,7 @@ func (s *adminService) SeekGroup(ctx context.Context, r *connect.Request[adminv1
 		if err := at.Time.CheckValid(); err != nil {
 			return nil, wireError(&broker.Error{Reason: broker.BadTime, Field: "time", Message: "time: " + err.Error()})
 		}
-		to.Time = at.Time.AsTime()
+		to.Time, to.HasTime = at.Time.AsTime(), true
 	}
 	positions, err := s.broker.Seek(ctx, r.Msg.GetGroup(), r.Msg.GetTopic(), r.Msg.Partition, to)
 	if err != nil {

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/typedmq/typedmq/schemas/gen/mq/admin/v1"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
+	mqv1 "github.com/typedmq/typedmq/schemas/gen/mq/v1"
 )
 
 // TestAGroupIsMoved: back to the beginning, to an offset, to a time, and not where nothing is.
@@ -33,6 +35,7 @@ func TestAGroupIsMoved(t *testing.T) {
 		"latest":           {q: &adminv1.SeekGroupRequest{To: &adminv1.SeekGroupRequest_Edge{Edge: "latest"}}, want: 5},
 		"an offset":        {q: &adminv1.SeekGroupRequest{Partition: &partition, To: &adminv1.SeekGroupRequest_Offset{Offset: 3}}, want: 3},
 		"an hour ago":      {q: &adminv1.SeekGroupRequest{To: &adminv1.SeekGroupRequest_Time{Time: timestamppb.New(time.Now().Add(-time.Hour))}}},
+		"the zero instant": {q: &adminv1.SeekGroupRequest{To: &adminv1.SeekGroupRequest_Time{Time: timestamppb.New(time.Time{})}}},
 		"beyond the end":   {q: &adminv1.SeekGroupRequest{Partition: &partition, To: &adminv1.SeekGroupRequest_Offset{Offset: 6}}, code: connect.CodeOutOfRange},
 		"an instant amiss": {q: &adminv1.SeekGroupRequest{To: &adminv1.SeekGroupRequest_Time{Time: &timestamppb.Timestamp{Nanos: -1}}}, code: connect.CodeOutOfRange},
 		"nowhere":          {q: &adminv1.SeekGroupRequest{}, code: connect.CodeInvalidArgument},
@@ -155,5 +158,83 @@ func TestScheduledMessagesAreListed(t *testing.T) {
 	_, err := h.admin.ListScheduled(t.Context(), connect.NewRequest(&adminv1.ListScheduledRequest{Topic: "bags.checked", PageSize: 1001}))
 	if connect.CodeOf(err) != connect.CodeInvalidArgument {
 		t.Errorf("a page of 1001: %v", err)
+	}
+}
+
+// TestATopicIsDescribed: with all that its .proto file says about it and its subscriptions.
+func TestATopicIsDescribed(t *testing.T) {
+	h := newHarness(t)
+	fds := flightFiles()
+	o := topicOf(fds, 0)
+	o.Ttl, o.RetentionBytes = durationpb.New(time.Hour), proto.Uint64(1<<30)
+	service := fileOf(fds, "air/board/v1/board.proto").Service[0]
+	policy := proto.GetExtension(service.Options, mqv1.E_Consumer).(*mqv1.ConsumerOptions)
+	policy.Defaults = &mqv1.SubscribeOptions{
+		Retry: &mqv1.Retry{Jitter: proto.Float64(0.5)}, StartFrom: mqv1.StartFrom_START_FROM_LATEST.Enum(), DeadLetterExpired: proto.Bool(true),
+		DeadLetter: &mqv1.DeadLetter{HoldKey: proto.Bool(true), Retention: durationpb.New(48 * time.Hour)},
+	}
+	proto.SetExtension(service.Options, mqv1.E_Consumer, policy)
+	service = fileOf(fds, "air/rebooking/v1/rebooking.proto").Service[0]
+	policy = proto.GetExtension(service.Options, mqv1.E_Consumer).(*mqv1.ConsumerOptions)
+	policy.Defaults = &mqv1.SubscribeOptions{DeadLetter: &mqv1.DeadLetter{Disabled: proto.Bool(true)}}
+	proto.SetExtension(service.Options, mqv1.E_Consumer, policy)
+	if _, err := h.api.Declare(t.Context(), connect.NewRequest(&brokerv1.DeclareRequest{
+		Descriptors: fds, Topics: []string{flightMessage}, Subscriptions: []string{boardRPC, rebookingRPC},
+	})); err != nil {
+		t.Fatal(err)
+	}
+	a, err := h.admin.DescribeTopic(t.Context(), connect.NewRequest(&adminv1.DescribeTopicRequest{Topic: "flights.departed"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := a.Msg.GetTopic(); d.GetTtl().AsDuration() != time.Hour || d.GetRetentionBytes() != 1<<30 || d.GetPriorityLevels() != 1 {
+		t.Errorf("the topic is %v", d)
+	}
+	for _, s := range a.Msg.GetSubscriptions() {
+		got := fmt.Sprint(s.GetGroup(), s.GetJitter(), s.GetStartFrom(), s.GetDeadLettersDisabled(), s.GetHoldKey(), s.GetDeadLetterRetention().AsDuration(), s.GetDeadLetterExpired())
+		want := map[string]string{
+			"board":     fmt.Sprint("board", 0.5, "latest", false, true, 48*time.Hour, true),
+			"rebooking": fmt.Sprint("rebooking", 0.2, "earliest", true, false, time.Duration(0), false),
+		}[s.GetGroup()]
+		if got != want || s.GetDeadLetterRetention() != nil != (s.GetGroup() == "board") {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if n := len(a.Msg.GetSubscriptions()); n != 2 {
+		t.Errorf("%d subscriptions", n)
+	}
+}
+
+// TestTailTellsPriorities: offsets are of one level, so that a place without it names several messages.
+func TestTailTellsPriorities(t *testing.T) {
+	for levels, want := range map[uint32]string{1: "[0-0 0 0-1 0]", 3: "[0-0 1 0.3-0 3]"} {
+		h := newHarness(t)
+		fds := flightFiles()
+		o := topicOf(fds, 1)
+		o.PriorityLevels, o.Partitions = &levels, proto.Uint32(1)
+		if _, err := h.api.Declare(t.Context(), connect.NewRequest(&brokerv1.DeclareRequest{Descriptors: fds, Topics: []string{bagsMessage}})); err != nil {
+			t.Fatal(err)
+		}
+		for _, priority := range []uint32{1, levels} {
+			if _, err := h.api.Publish(t.Context(), connect.NewRequest(&brokerv1.PublishRequest{Topic: "bags.checked", Messages: []*brokerv1.Message{{
+				Body: &brokerv1.Message_Json{Json: structOf(t, `{"flightId":"A"}`)}, Priority: &priority,
+			}}})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := h.admin.Tail(t.Context(), connect.NewRequest(&adminv1.TailRequest{Topic: "bags.checked", From: "earliest", StopAtEnd: true}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for s.Receive() {
+			for _, m := range s.Msg().GetMessages() {
+				got = append(got, m.GetId(), fmt.Sprint(m.GetPriority()))
+			}
+		}
+		if fmt.Sprint(got) != want || s.Err() != nil {
+			t.Errorf("%d levels: %v, %v, want %s", levels, got, s.Err(), want)
+		}
+		_ = s.Close()
 	}
 }

@@ -67,6 +67,7 @@ func (s *brokerService) Publish(ctx context.Context, r *connect.Request[brokerv1
 	p := placed[0]
 	if p.Refused != nil {
 		if i, err := strconv.Atoi(p.Refused.Metadata["index"]); err == nil {
+			delete(p.Refused.Metadata, "index") // the field says it
 			return nil, wireError(atMessage(p.Refused, i))
 		}
 		return nil, wireError(p.Refused)

@@ -94,7 +94,7 @@ func FuzzDraft(f *testing.F) {
 			return
 		}
 		switch {
-		case hasDelay && hasAt, hasPriority && d.Priority == 0, hasTTL && d.TTL <= 0, !hasTTL && d.TTL != 0, hasAt && d.DeliverAt.Before(time.Unix(0, 0)),
+		case hasDelay && hasAt, d.HasPriority != hasPriority, d.HasTTL != hasTTL, !hasTTL && d.TTL != 0, hasAt && d.DeliverAt.Before(time.Unix(0, 0)),
 			!hasAt && !hasDelay && !d.DeliverAt.IsZero(), d.Delay != 0 && !d.DeliverAt.IsZero(), hasAt && !d.DeliverAt.Equal(time.Unix(atS, int64(atN))):
 			t.Fatalf("%v became %+v", m, d)
 		}

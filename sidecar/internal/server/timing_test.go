@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"testing"
 	"time"
@@ -96,6 +97,8 @@ func TestBadTimingIsRefused(t *testing.T) {
 		"1969":              {func(m *brokerv1.Message) { m.DeliverAt = &timestamppb.Timestamp{Seconds: -1} }, "BAD_DELAY", "deliver_at"},
 		"zero time":         {func(m *brokerv1.Message) { m.DeliverAt = timestamppb.New(time.Time{}) }, "BAD_DELAY", "deliver_at"},
 		"ttl 0":             {func(m *brokerv1.Message) { m.Ttl = durationpb.New(0) }, "BAD_TTL", "ttl"},
+		"ttl of 999 µs":     {func(m *brokerv1.Message) { m.Ttl = durationpb.New(time.Millisecond - 1) }, "BAD_TTL", "ttl"},
+		"ttl of 1000 years": {func(m *brokerv1.Message) { m.Ttl = &durationpb.Duration{Seconds: 31_557_600_000} }, "BAD_TTL", "ttl"},
 		"negative ttl":      {func(m *brokerv1.Message) { m.Ttl = durationpb.New(-time.Second) }, "BAD_TTL", "ttl"},
 		"ttl of 100 years":  {func(m *brokerv1.Message) { m.Ttl = durationpb.New(100 * 365 * 24 * time.Hour) }, "BAD_TTL", "ttl"},
 		"ttl, mixed signs":  {func(m *brokerv1.Message) { m.Ttl = &durationpb.Duration{Seconds: -1, Nanos: 1} }, "BAD_TTL", "ttl"},
@@ -103,6 +106,7 @@ func TestBadTimingIsRefused(t *testing.T) {
 		"priority 4":        {func(m *brokerv1.Message) { m.Priority = proto.Uint32(4) }, "BAD_PRIORITY", "priority"},
 		"priority of 2^32":  {func(m *brokerv1.Message) { m.Priority = proto.Uint32(math.MaxUint32) }, "BAD_PRIORITY", "priority"},
 		"field out of line": {func(m *brokerv1.Message) { m.Body = h.job(`{"urgency":4}`).Body }, "BAD_PRIORITY", "priority"},
+		"due in the year 1": {func(m *brokerv1.Message) { m.Body = h.job(`{"due":"0001-01-01T00:00:00Z"}`).Body }, "BAD_DELAY", "deliver_at"},
 		"due in 1969":       {func(m *brokerv1.Message) { m.Body = h.job(`{"due":"1969-12-31T23:59:59Z"}`).Body }, "BAD_DELAY", "deliver_at"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -115,10 +119,41 @@ func TestBadTimingIsRefused(t *testing.T) {
 			if got, want := infoOf(err).GetField(), "messages[0]."+tt.field; got != want {
 				t.Errorf("field %q, want %q", got, want)
 			}
+			want := map[string]string{"bound": "87672h0m0s"}
+			if tt.reason == "BAD_PRIORITY" {
+				want["bound"] = "3"
+			}
+			if name == "both" {
+				want = nil
+			}
+			if got := infoOf(err).GetMetadata(); !maps.Equal(got, want) {
+				t.Errorf("metadata %v, want %v", got, want)
+			}
 		})
 	}
 	if got := h.pull("workers", "jobs", 10); len(got) != 0 {
 		t.Errorf("delivered %v", got)
+	}
+}
+
+// What a time.Duration cannot hold is not shown as what it can hold.
+func TestRefusedTimesAreShownAsGiven(t *testing.T) {
+	h := newJobs(t)
+	for want, change := range map[string]func(*brokerv1.Message){
+		"delay 31557600000s: must be 0s to 87672h0m0s (10 years)":         func(m *brokerv1.Message) { m.Delay = &durationpb.Duration{Seconds: 31_557_600_000} },
+		"delay 31557600000s and 5ns: must be 0s to 87672h0m0s (10 years)": func(m *brokerv1.Message) { m.Delay = &durationpb.Duration{Seconds: 31_557_600_000, Nanos: 5} },
+		"ttl -31557600000s: must be 1ms to 87672h0m0s (10 years)":         func(m *brokerv1.Message) { m.Ttl = &durationpb.Duration{Seconds: -31_557_600_000} },
+		"deliver_at 0001-01-01T00:00:00Z: must not lie before 1970 nor more than 87672h0m0s (10 years) ahead": func(m *brokerv1.Message) {
+			m.DeliverAt = timestamppb.New(time.Time{})
+		},
+	} {
+		m := h.job(`{"name":"a"}`)
+		change(m)
+		_, err := h.send(m)
+		var ce *connect.Error
+		if !errors.As(err, &ce) || ce.Message() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

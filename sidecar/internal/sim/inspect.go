@@ -177,7 +177,11 @@ func (w *World) census(c *client, g *Group) (all []broker.DeadLetter, ok bool) {
 				err  error
 			}
 			got, r := call(c, at, func(ctx context.Context, b *broker.Broker) (a answer) {
-				first := fmt.Sprintf("%d.0", p)
+				first, err := b.DeadLetterPage(g.Name, g.Topic, uint32(p))
+				if err != nil {
+					a.err = err
+					return a
+				}
 				for page := first; ; {
 					var some []broker.DeadLetter
 					some, page, a.err = b.DeadLetters(ctx, g.Name, g.Topic, "", 50, page)

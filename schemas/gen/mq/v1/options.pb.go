@@ -625,7 +625,7 @@ func (x *ConsumerOptions) GetDefaults() *SubscribeOptions {
 // PublishOptions tunes one publishing rpc.
 type PublishOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Delay added to every message, 0 or more.
+	// Delay of each message that sets no instant or delay itself, at most 10 years. Default: none.
 	Delay *durationpb.Duration `protobuf:"bytes,1,opt,name=delay,proto3,oneof" json:"delay,omitempty"`
 	// How long each message may wait to be delivered before it expires.
 	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3,oneof" json:"ttl,omitempty"`
@@ -698,7 +698,7 @@ type SubscribeOptions struct {
 	StartFrom *StartFrom `protobuf:"varint,8,opt,name=start_from,json=startFrom,proto3,enum=mq.v1.StartFrom,oneof" json:"start_from,omitempty"`
 	// Signature of the generated handler. Default: HANDLER_STYLE_SIMPLE.
 	Handler *HandlerStyle `protobuf:"varint,9,opt,name=handler,proto3,enum=mq.v1.HandlerStyle,oneof" json:"handler,omitempty"`
-	// Dead-letters a message that expires instead of dropping it.
+	// Dead-letters a message that expires instead of dropping it. With dead_letter.hold_key it holds its key.
 	DeadLetterExpired *bool `protobuf:"varint,10,opt,name=dead_letter_expired,json=deadLetterExpired,proto3,oneof" json:"dead_letter_expired,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -891,9 +891,9 @@ type DeadLetter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Drops them instead, counted.
 	Disabled *bool `protobuf:"varint,1,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
-	// Holds later messages of the key until the dead letter is redriven or discarded.
+	// Holds later messages of the key until the dead letter is redriven, discarded, or deleted by the retention below. Needs ORDERING_PER_KEY.
 	HoldKey *bool `protobuf:"varint,2,opt,name=hold_key,json=holdKey,proto3,oneof" json:"hold_key,omitempty"`
-	// How long a dead letter is kept, default for ever.
+	// How long a dead letter is kept, default for ever. One that holds its key lets it go when it is deleted.
 	Retention     *durationpb.Duration `protobuf:"bytes,3,opt,name=retention,proto3,oneof" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -458,8 +458,20 @@ type Subscription struct {
 	BackoffCoefficient float64                `protobuf:"fixed64,9,opt,name=backoff_coefficient,json=backoffCoefficient,proto3" json:"backoff_coefficient,omitempty"`
 	Lease              *durationpb.Duration   `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
 	ProcessingTimeout  *durationpb.Duration   `protobuf:"bytes,11,opt,name=processing_timeout,json=processingTimeout,proto3" json:"processing_timeout,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Share of a wait that is added at random at most, 0 to 1.
+	Jitter float64 `protobuf:"fixed64,13,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	// "earliest" or "latest": where the group began, or begins when it is new to the topic.
+	StartFrom string `protobuf:"bytes,14,opt,name=start_from,json=startFrom,proto3" json:"start_from,omitempty"`
+	// Messages that will not be tried again are dropped.
+	DeadLettersDisabled bool `protobuf:"varint,15,opt,name=dead_letters_disabled,json=deadLettersDisabled,proto3" json:"dead_letters_disabled,omitempty"`
+	// Later messages of a dead letter's key wait for it to be redriven or discarded.
+	HoldKey bool `protobuf:"varint,16,opt,name=hold_key,json=holdKey,proto3" json:"hold_key,omitempty"`
+	// How long a dead letter is kept. Absent: for ever.
+	DeadLetterRetention *durationpb.Duration `protobuf:"bytes,17,opt,name=dead_letter_retention,json=deadLetterRetention,proto3" json:"dead_letter_retention,omitempty"`
+	// A message that expires becomes a dead letter.
+	DeadLetterExpired bool `protobuf:"varint,18,opt,name=dead_letter_expired,json=deadLetterExpired,proto3" json:"dead_letter_expired,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
@@ -567,6 +579,48 @@ func (x *Subscription) GetProcessingTimeout() *durationpb.Duration {
 		return x.ProcessingTimeout
 	}
 	return nil
+}
+
+func (x *Subscription) GetJitter() float64 {
+	if x != nil {
+		return x.Jitter
+	}
+	return 0
+}
+
+func (x *Subscription) GetStartFrom() string {
+	if x != nil {
+		return x.StartFrom
+	}
+	return ""
+}
+
+func (x *Subscription) GetDeadLettersDisabled() bool {
+	if x != nil {
+		return x.DeadLettersDisabled
+	}
+	return false
+}
+
+func (x *Subscription) GetHoldKey() bool {
+	if x != nil {
+		return x.HoldKey
+	}
+	return false
+}
+
+func (x *Subscription) GetDeadLetterRetention() *durationpb.Duration {
+	if x != nil {
+		return x.DeadLetterRetention
+	}
+	return nil
+}
+
+func (x *Subscription) GetDeadLetterExpired() bool {
+	if x != nil {
+		return x.DeadLetterExpired
+	}
+	return false
 }
 
 type ListGroupsRequest struct {
@@ -1154,14 +1208,16 @@ func (x *TailResponse) GetMessages() []*TailMessage {
 }
 
 type TailMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
-	AppendTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=append_time,json=appendTime,proto3" json:"append_time,omitempty"`
-	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
-	Headers       map[string]string      `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Json          *structpb.Struct       `protobuf:"bytes,7,opt,name=json,proto3" json:"json,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Partition  uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset     int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	AppendTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=append_time,json=appendTime,proto3" json:"append_time,omitempty"`
+	Key        []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	Headers    map[string]string      `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Json       *structpb.Struct       `protobuf:"bytes,7,opt,name=json,proto3" json:"json,omitempty"`
+	// Offsets are of one level of a partition. From 1; 0 in a topic without priorities.
+	Priority      uint32 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1243,6 +1299,13 @@ func (x *TailMessage) GetJson() *structpb.Struct {
 		return x.Json
 	}
 	return nil
+}
+
+func (x *TailMessage) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 type ListDeadLettersRequest struct {
@@ -2752,7 +2815,7 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\v2\x12.mq.admin.v1.TopicR\x05topic\x12\x1d\n" +
 	"\n" +
 	"proto_text\x18\x02 \x01(\tR\tprotoText\x12?\n" +
-	"\rsubscriptions\x18\x03 \x03(\v2\x19.mq.admin.v1.SubscriptionR\rsubscriptions\"\xdb\x03\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2\x19.mq.admin.v1.SubscriptionR\rsubscriptions\"\xe0\x05\n" +
 	"\fSubscription\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
@@ -2765,7 +2828,14 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x13backoff_coefficient\x18\t \x01(\x01R\x12backoffCoefficient\x12/\n" +
 	"\x05lease\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12H\n" +
-	"\x12processing_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\x11processingTimeout\"?\n" +
+	"\x12processing_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\x11processingTimeout\x12\x16\n" +
+	"\x06jitter\x18\r \x01(\x01R\x06jitter\x12\x1d\n" +
+	"\n" +
+	"start_from\x18\x0e \x01(\tR\tstartFrom\x122\n" +
+	"\x15dead_letters_disabled\x18\x0f \x01(\bR\x13deadLettersDisabled\x12\x19\n" +
+	"\bhold_key\x18\x10 \x01(\bR\aholdKey\x12M\n" +
+	"\x15dead_letter_retention\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x13deadLetterRetention\x12.\n" +
+	"\x13dead_letter_expired\x18\x12 \x01(\bR\x11deadLetterExpired\"?\n" +
 	"\x11ListGroupsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\"E\n" +
@@ -2816,7 +2886,7 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x1e\n" +
 	"\vstop_at_end\x18\x04 \x01(\bR\tstopAtEnd\"D\n" +
 	"\fTailResponse\x124\n" +
-	"\bmessages\x18\x01 \x03(\v2\x18.mq.admin.v1.TailMessageR\bmessages\"\xcc\x02\n" +
+	"\bmessages\x18\x01 \x03(\v2\x18.mq.admin.v1.TailMessageR\bmessages\"\xe8\x02\n" +
 	"\vTailMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x16\n" +
@@ -2825,7 +2895,8 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"appendTime\x12\x10\n" +
 	"\x03key\x18\x05 \x01(\fR\x03key\x12?\n" +
 	"\aheaders\x18\x06 \x03(\v2%.mq.admin.v1.TailMessage.HeadersEntryR\aheaders\x12+\n" +
-	"\x04json\x18\a \x01(\v2\x17.google.protobuf.StructR\x04json\x1a:\n" +
+	"\x04json\x18\a \x01(\v2\x17.google.protobuf.StructR\x04json\x12\x1a\n" +
+	"\bpriority\x18\b \x01(\rR\bpriority\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x01\n" +
@@ -3039,56 +3110,57 @@ var file_mq_admin_v1_admin_proto_depIdxs = []int32{
 	39, // 8: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
 	39, // 9: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
 	39, // 10: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
-	9,  // 11: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
-	10, // 12: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
-	11, // 13: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
-	14, // 14: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
-	40, // 15: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
-	36, // 16: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
-	41, // 17: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
-	17, // 18: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
-	40, // 19: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
-	40, // 20: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
-	37, // 21: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
-	41, // 22: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
-	24, // 23: mq.admin.v1.SummarizeDeadLettersResponse.failures:type_name -> mq.admin.v1.Failure
-	40, // 24: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
-	40, // 25: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
-	40, // 26: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
-	27, // 27: mq.admin.v1.SeekGroupResponse.positions:type_name -> mq.admin.v1.Position
-	34, // 28: mq.admin.v1.ListScheduledResponse.scheduled:type_name -> mq.admin.v1.Scheduled
-	40, // 29: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
-	38, // 30: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
-	41, // 31: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
-	0,  // 32: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
-	4,  // 33: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
-	7,  // 34: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
-	12, // 35: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
-	15, // 36: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
-	18, // 37: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
-	20, // 38: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
-	22, // 39: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
-	25, // 40: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
-	28, // 41: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
-	30, // 42: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
-	32, // 43: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
-	1,  // 44: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
-	5,  // 45: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
-	8,  // 46: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
-	13, // 47: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
-	16, // 48: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
-	19, // 49: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
-	21, // 50: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
-	23, // 51: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
-	26, // 52: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
-	29, // 53: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
-	31, // 54: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
-	33, // 55: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
-	44, // [44:56] is the sub-list for method output_type
-	32, // [32:44] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	39, // 11: mq.admin.v1.Subscription.dead_letter_retention:type_name -> google.protobuf.Duration
+	9,  // 12: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
+	10, // 13: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
+	11, // 14: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
+	14, // 15: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
+	40, // 16: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
+	36, // 17: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
+	41, // 18: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
+	17, // 19: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
+	40, // 20: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
+	40, // 21: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
+	37, // 22: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
+	41, // 23: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
+	24, // 24: mq.admin.v1.SummarizeDeadLettersResponse.failures:type_name -> mq.admin.v1.Failure
+	40, // 25: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
+	40, // 26: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
+	40, // 27: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
+	27, // 28: mq.admin.v1.SeekGroupResponse.positions:type_name -> mq.admin.v1.Position
+	34, // 29: mq.admin.v1.ListScheduledResponse.scheduled:type_name -> mq.admin.v1.Scheduled
+	40, // 30: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
+	38, // 31: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
+	41, // 32: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
+	0,  // 33: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
+	4,  // 34: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
+	7,  // 35: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
+	12, // 36: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
+	15, // 37: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
+	18, // 38: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
+	20, // 39: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
+	22, // 40: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
+	25, // 41: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
+	28, // 42: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
+	30, // 43: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
+	32, // 44: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
+	1,  // 45: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
+	5,  // 46: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
+	8,  // 47: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
+	13, // 48: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
+	16, // 49: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
+	19, // 50: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
+	21, // 51: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
+	23, // 52: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
+	26, // 53: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
+	29, // 54: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
+	31, // 55: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
+	33, // 56: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
+	45, // [45:57] is the sub-list for method output_type
+	33, // [33:45] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_mq_admin_v1_admin_proto_init() }

@@ -505,7 +505,8 @@ type Message struct {
 	Key []byte `protobuf:"bytes,3,opt,name=key,proto3,oneof" json:"key,omitempty"`
 	// Added to the headers that the schema derives from the message.
 	Headers map[string]string `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// A scheduled message without one is given one.
+	// UTF-8 of at most 249 bytes without control characters, and not of the form of a place, "<partition>-<offset>" or
+	// "<partition>.<priority>-<offset>". A scheduled message without one is given one.
 	Id string `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
 	// Replaces the priority that the schema derives from the message.
 	Priority *uint32 `protobuf:"varint,6,opt,name=priority,proto3,oneof" json:"priority,omitempty"`

@@ -78,6 +78,7 @@ type Record struct {
 	Headers []*Header `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
 	// Chosen by the publisher; a record without one is known by its place, "<partition>-<offset>", or with a priority above the lowest
 	// "<partition>.<priority>-<offset>".
+	// UTF-8 of at most 249 bytes without control characters, and not of the form of a place.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	// 1, the lowest, to the topic's priority levels. 0 is the lowest.
 	Priority uint32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
