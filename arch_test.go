@@ -33,6 +33,9 @@ var architecture = map[string][]string{
 
 	// The SDK: connect, protobuf and our schemas, nothing else, whatever happens.
 	"runtime/mq": {schemas, protobuf, connect},
+	// What weighs more is imported by who wants it: what an interceptor makes of OpenTelemetry, and of protovalidate.
+	"runtime/mq/mqotel":     {"runtime/mq", "go.opentelemetry.io/otel"},
+	"runtime/mq/mqvalidate": {"runtime/mq", "buf.build/go/protovalidate", protobuf, connect},
 
 	// The sidecar, from the pure core outwards.
 	"sidecar/internal/mutant":              {"std"},

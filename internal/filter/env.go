@@ -13,16 +13,33 @@ const (
 	maxRegexSize   = 1000 // instructions of a compiled regular expression
 )
 
-// newEnv describes what expressions over msg may say.
-func newEnv(msg protoreflect.MessageDescriptor) (*cel.Env, error) {
+// env describes what expressions over msg may say.
+func (c *Compiler) env(msg protoreflect.MessageDescriptor) (*cel.Env, error) {
+	file, known := c.files[msg.ParentFile()]
+	if !known {
+		var err error
+		if file, err = newEnv(msg.ParentFile()); err != nil {
+			return nil, err
+		}
+		if c.files == nil {
+			c.files = map[protoreflect.FileDescriptor]*cel.Env{}
+		}
+		c.files[msg.ParentFile()] = file
+	}
+	return file.Extend(
+		cel.Container(string(msg.FullName())),
+		cel.Variable(varMessage, cel.ObjectType(string(msg.FullName()))),
+	)
+}
+
+// newEnv describes what expressions may say, whichever message of the file they are over. To read all types of a file is what costs.
+func newEnv(file protoreflect.FileDescriptor) (*cel.Env, error) {
 	var files []any
-	for _, f := range closure(msg.ParentFile()) {
+	for _, f := range closure(file) {
 		files = append(files, f)
 	}
 	return cel.NewEnv(
 		cel.TypeDescs(files...),
-		cel.Container(string(msg.FullName())),
-		cel.Variable(varMessage, cel.ObjectType(string(msg.FullName()))),
 		cel.Variable(varKey, cel.StringType),
 		cel.Variable(varHeaders, cel.MapType(cel.StringType, cel.StringType)),
 		cel.CrossTypeNumericComparisons(true),

@@ -48,10 +48,21 @@ type Input struct {
 // headers, a map of string to string. It must be at most MaxBytes long and of type bool, and its estimated cost is bounded.
 // Names of types and enum values resolve as they would inside the message's own declaration. The error is an *Error.
 func Compile(expr string, msg protoreflect.MessageDescriptor) (*Filter, error) {
+	return new(Compiler).Compile(expr, msg)
+}
+
+// Compiler compiles many expressions over messages of few files: it keeps what it learned of a file. The zero value is ready for use. It is not
+// safe for concurrent use; the filters are.
+type Compiler struct {
+	files map[protoreflect.FileDescriptor]*cel.Env
+}
+
+// Compile is the function Compile.
+func (c *Compiler) Compile(expr string, msg protoreflect.MessageDescriptor) (*Filter, error) {
 	if len(expr) > MaxBytes {
 		return nil, &Error{Reason: TooLarge, Detail: fmt.Sprintf("%d bytes; at most %d are allowed", len(expr), MaxBytes)}
 	}
-	env, err := newEnv(msg)
+	env, err := c.env(msg)
 	if err != nil {
 		return nil, &Error{Reason: Type, Detail: fmt.Sprintf("type %s: %v", msg.FullName(), err)}
 	}

@@ -275,6 +275,38 @@ func TestCompileErrors(t *testing.T) {
 	}
 }
 
+// One compiler compiles expressions over several messages of a file; none of them sees the message or the names of another.
+func TestCompiler(t *testing.T) {
+	var c filter.Compiler
+	flight := flight(t)
+	leg, aircraft := flight.Messages().ByName("Leg"), flight.ParentFile().Messages().ByName("Aircraft")
+	for _, test := range []struct {
+		expr string
+		msg  protoreflect.MessageDescriptor
+		want string // of the error
+	}{
+		{"msg.delay_minutes > 1 && msg.status == Status.STATUS_LATE", flight, ""},
+		{"msg.hours > 1", aircraft, ""},
+		{"msg.delay_minutes > 1", aircraft, "undefined field 'delay_minutes'"},
+		{"msg.hours > 1", flight, "undefined field 'hours'"},
+		{"Status.STATUS_LATE == 1", aircraft, "undeclared reference"},
+		{"msg.to == key", leg, ""},
+		{"msg.delay_minutes > 1 && msg.status == Status.STATUS_LATE", flight, ""},
+	} {
+		f, err := c.Compile(test.expr, test.msg)
+		if test.want == "" && (err != nil || f.String() != test.expr) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s over %s: %v", test.expr, test.msg.FullName(), err)
+		}
+	}
+	f, err := c.Compile("msg.hours > 1", aircraft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := f.Match(filter.Input{Message: decode(t, aircraft, `{"hours": "2"}`)}); !ok || err != nil {
+		t.Errorf("matched %t, %v", ok, err)
+	}
+}
+
 func place(e *filter.Error) string {
 	before, _, _ := strings.Cut(strings.TrimPrefix((&filter.Error{Line: e.Line, Column: e.Column}).Error(), "filter: "), ": ")
 	if e.Line == 0 {

@@ -1,6 +1,7 @@
 package topic_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -250,6 +251,94 @@ service D { option (mq.v1.consumer) = {group: "h"};
 		`7:13 FILTER_TYPE filter of rpc Two: 1:4: undefined field 'n'; write a CEL expression of type bool over msg (air.v1.B), key and headers
 11:47 FILTER_SYNTAX filter of rpc One: 1:8: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}; write a CEL expression of type bool over msg (air.v1.A), key and headers
 12:47 FILTER_NOT_BOOL filter of rpc Two: 1:1: the expression is of type string, not bool; write a CEL expression of type bool over msg (air.v1.B), key and headers`},
+	{"filters that cost too much", `message A { option (mq.v1.topic) = {name: "a"}; repeated int32 n = 1; string s = 2; }
+service C { option (mq.v1.consumer) = {group: "g"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "msg.n.all(a, msg.n.all(b, msg.n.all(c, a + b > c)))"}; } }
+service D { option (mq.v1.consumer) = {group: "h"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "msg.n.exists(a, a > 1) && headers['h'] == msg.s"}; } }`,
+		`7:47 FILTER_TOO_COSTLY filter of rpc One: 1:1: estimated cost 8060603; at most 1000000 is allowed; write a CEL expression of type bool over msg (air.v1.A), key and headers`},
+	{"filter types", `message A { option (mq.v1.topic) = {name: "a"}; int32 n = 1; string s = 2; }
+service C { option (mq.v1.consumer) = {group: "g"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "msg.n == '1'"}; } }
+service D { option (mq.v1.consumer) = {group: "h"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "headers['h'] > 1"}; } }
+service E { option (mq.v1.consumer) = {group: "i"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "message.n > 1"}; } }
+service F { option (mq.v1.consumer) = {group: "j"};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "key == 'k'"}; } }`,
+		`7:47 FILTER_TYPE filter of rpc One: 1:7: found no matching overload for '_==_' applied to '(int, string)'; write a CEL expression of type bool over msg (air.v1.A), key and headers
+9:47 FILTER_TYPE filter of rpc One: 1:14: found no matching overload for '_>_' applied to '(string, int)'; write a CEL expression of type bool over msg (air.v1.A), key and headers
+11:47 FILTER_TYPE filter of rpc One: 1:1: undeclared reference to 'message' (in container 'air.v1.A'); write a CEL expression of type bool over msg (air.v1.A), key and headers`},
+	{"batches", `message A { option (mq.v1.topic) = {name: "a"}; }
+message B { option (mq.v1.topic) = {name: "b"}; }
+service C { option (mq.v1.consumer) = {group: "g" defaults: {batch: {max_messages: 65}}};
+ rpc One(A) returns (google.protobuf.Empty);
+ rpc Two(B) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {max_in_flight: 64}; } }
+service D { option (mq.v1.consumer) = {group: "h" defaults: {max_in_flight: 10}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {batch: {max_messages: 11}}; }
+ rpc Two(B) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {batch: {}}; } }
+service E { option (mq.v1.consumer) = {group: "i" defaults: {batch: {}}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {handler: HANDLER_STYLE_DELIVERY}; }
+ rpc Two(B) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {batch: {} handler: HANDLER_STYLE_SIMPLE}; } }
+service F { option (mq.v1.consumer) = {group: "j" defaults: {batch: {max_messages: 2} handler: HANDLER_STYLE_DELIVERY}};
+ rpc One(A) returns (google.protobuf.Empty); }
+service G { option (mq.v1.consumer) = {group: "k" defaults: {handler: HANDLER_STYLE_DELIVERY}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {batch: {max_wait: {seconds: 1}}}; }
+ rpc Two(B) returns (google.protobuf.Empty); }`,
+		`9:47 CONTRADICTION batch max_messages 65 of rpc Two exceeds max_in_flight 64, so that no batch is ever full; set max_in_flight to at least 65, or a smaller max_messages
+11:47 CONTRADICTION batch max_messages 11 of rpc One exceeds max_in_flight 10, so that no batch is ever full; set max_in_flight to at least 11, or a smaller max_messages
+15:47 CONTRADICTION batch contradicts handler HANDLER_STYLE_SIMPLE, which takes one message at a time; remove one of the two
+16:13 CONTRADICTION batch contradicts handler HANDLER_STYLE_DELIVERY, which takes one message at a time; remove one of the two`},
+	{"expired messages without dead letters", `message A { option (mq.v1.topic) = {name: "a"}; }
+service C { option (mq.v1.consumer) = {group: "g" defaults: {dead_letter_expired: true}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter: {disabled: true}}; } }
+service D { option (mq.v1.consumer) = {group: "h" defaults: {dead_letter_expired: true dead_letter: {disabled: true}}};
+ rpc One(A) returns (google.protobuf.Empty); }
+service E { option (mq.v1.consumer) = {group: "i" defaults: {dead_letter_expired: true dead_letter: {disabled: true}}};
+ rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {dead_letter_expired: false}; } }`,
+		`7:47 CONTRADICTION rpc One keeps expired messages as dead letters, and its dead letters are disabled; remove dead_letter_expired or dead_letter.disabled
+8:13 CONTRADICTION rpc One keeps expired messages as dead letters, and its dead letters are disabled; remove dead_letter_expired or dead_letter.disabled`},
+	// Dead letters have no topic of their own, so that none can have dead letters again: their names are not to be had.
+	{"dead letters of dead letters", `message A { option (mq.v1.topic) = {name: "mq.dlq.a"}; }
+message B { option (mq.v1.topic) = {name: "b" aliases: "mq.dlq.a"}; }
+message C { option (mq.v1.topic) = {name: "__dead"}; }
+service S { option (mq.v1.consumer) = {group: "mq.dlq"}; rpc On(B) returns (google.protobuf.Empty); }`,
+		`5:13 BAD_NAME topic name "mq.dlq.a": must not begin with "mq." or "__", which are reserved; set another name
+6:13 BAD_NAME alias name "mq.dlq.a": must not begin with "mq." or "__", which are reserved; remove it
+7:13 BAD_NAME topic name "__dead": must not begin with "mq." or "__", which are reserved; set another name
+8:13 BAD_NAME group name "mq.dlq": must not begin with "mq." or "__", which are reserved; set another group`},
+	{"aliases", `message A { option (mq.v1.topic) = {name: "a" aliases: ["old", "b"]}; }
+message B { option (mq.v1.topic) = {name: "b" aliases: ["old"]}; }
+message C { option (mq.v1.topic) = {name: "c" aliases: ["c"]}; }`,
+		`5:13 DUPLICATE_TOPIC alias "b" is a name of message air.v1.B already; remove it
+6:13 DUPLICATE_TOPIC alias "old" is a name of message air.v1.A already; remove it
+7:13 BAD_NAME alias "c" is a name of the topic already; remove it`},
+	{"roles of extensions", `import "google/protobuf/descriptor.proto";
+extend google.protobuf.FileOptions { optional string x = 50001 [(mq.v1.field).key = true]; optional string y = 50002 [(mq.v1.field).sensitive = true]; }
+message A { option (mq.v1.topic) = {name: "a"};
+ extend google.protobuf.FileOptions { optional string z = 50003 [(mq.v1.field).header = "z"]; } }`,
+		`6:64 BAD_FIELD extension x has a role; give roles to fields that the topic's message declares itself, and remove (mq.v1.field)
+8:65 BAD_FIELD extension z has a role; give roles to fields that the topic's message declares itself, and remove (mq.v1.field)`},
+	{"roles inside a topic's message", `message A { option (mq.v1.topic) = {name: "a"}; B b = 1 [(mq.v1.field).header = "b"];
+ message B { string k = 1 [(mq.v1.field).key = true]; } }`,
+		`5:58 BAD_FIELD field b cannot be a header: it is of type air.v1.A.B; choose a string, integer, bool or enum field
+6:27 BAD_FIELD field k has a role, but message air.v1.A.B is no topic; add option (mq.v1.topic) = {} to the message or remove (mq.v1.field)`},
+	{"too many headers", `message A { option (mq.v1.topic) = {name: "a"};` + manyHeaders(65) + ` }`,
+		`70:19 BAD_FIELD message air.v1.A has 65 headers; at most 64 are allowed: remove some`},
+	{"queue with groups of three services", `message A { option (mq.v1.topic) = {name: "a" delivery: DELIVERY_QUEUE}; }
+service S { option (mq.v1.consumer) = {group: "g"}; rpc One(A) returns (google.protobuf.Empty); }
+service T { option (mq.v1.consumer) = {group: "g"}; rpc One(A) returns (google.protobuf.Empty); }
+service U { option (mq.v1.consumer) = {group: "h"}; rpc One(A) returns (google.protobuf.Empty); }`,
+		`7:53 DUPLICATE_SUBSCRIPTION group "g" is subscribed to topic "a" by air.v1.S/One already; remove one of the two or give its service another group
+8:53 QUEUE_HAS_GROUP queue "a" has the group "g" already, by air.v1.S/One; a queue has one group: remove this rpc, or make the topic DELIVERY_PUBSUB`},
+}
+
+func manyHeaders(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "\n string f%d = %d [(mq.v1.field).header = \"h%d\"];", i, i+1, i)
+	}
+	return b.String()
 }
 
 func TestFaults(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/typedmq/typedmq/internal/filter"
 )
 
 // Load reads the annotations of files. Messages of other files that an rpc refers to are read where they are declared. The faults
@@ -21,6 +23,7 @@ func Load(files []protoreflect.FileDescriptor) (*Set, Faults) {
 	for _, f := range files {
 		if l.annotated(f) {
 			l.messages(f.Messages())
+			l.extensions(f.Extensions())
 		}
 	}
 	for _, f := range files {
@@ -43,6 +46,7 @@ func Load(files []protoreflect.FileDescriptor) (*Set, Faults) {
 // loader gathers what files declare.
 type loader struct {
 	options optionReader
+	filters filter.Compiler
 	faults  Faults
 	files   map[string]bool // whether the file of this path is annotated
 
@@ -90,6 +94,18 @@ func (l *loader) messages(messages protoreflect.MessageDescriptors) {
 			l.refuseRoles(m)
 		}
 		l.messages(m.Messages())
+		l.extensions(m.Extensions())
+	}
+}
+
+// extensions finds roles on extensions, which are no fields of a topic's message and where roles would do nothing.
+func (l *loader) extensions(extensions protoreflect.ExtensionDescriptors) {
+	for i := range extensions.Len() {
+		x := extensions.Get(i)
+		if hasRole(l.fieldOptions(x)) {
+			l.add(fieldPlace(x), BadField, "extension %s has a role; give roles to fields that the topic's message declares itself, and remove "+
+				"(mq.v1.field)", x.Name())
+		}
 	}
 }
 

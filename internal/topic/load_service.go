@@ -22,6 +22,9 @@ const (
 	subscribeTimeout     = 5
 	subscribeLease       = 6
 	subscribeBatch       = 7
+	subscribeHandler     = 9
+
+	subscribeDeadLetterExpired = 10
 )
 
 func publisherPlace(s protoreflect.ServiceDescriptor) place {
@@ -121,9 +124,7 @@ func (l *loader) consumer(s protoreflect.ServiceDescriptor, o *mqv1.ConsumerOpti
 		options, _ := l.options.subscribe(m)
 		own := policy{subscribePlace(m), options}
 		l.checkPolicy(own)
-		merged := &mqv1.SubscribeOptions{}
-		overlay(merged.ProtoReflect(), defaults.options.ProtoReflect())
-		overlay(merged.ProtoReflect(), own.options.ProtoReflect())
+		merged := merged(own, defaults)
 		if own.options.GetRetry() != nil {
 			l.checkRetry(own.place, merged.GetRetry())
 		}
@@ -148,7 +149,11 @@ func (l *loader) rpc(m protoreflect.MethodDescriptor, verb string) *Topic {
 	}
 	t := l.topicOf(m.Input())
 	if t == nil && !l.hasFault(m.Input()) {
-		l.add(p, NotATopic, "rpc %s %s %s, which is no topic; add option (mq.v1.topic) = {} to the message", m.Name(), verb, m.Input().FullName())
+		instead := "add option (mq.v1.topic) = {} to the message"
+		if m.Input().FullName().Parent() == "google.protobuf" {
+			instead = "write a message of your own with option (mq.v1.topic) = {}"
+		}
+		l.add(p, NotATopic, "rpc %s %s %s, which is no topic; %s", m.Name(), verb, m.Input().FullName(), instead)
 	}
 	return t
 }

@@ -54,11 +54,11 @@ service Board {
     filter: "msg.origin == 'SFO'"
     retry: {max_attempts: 3 initial_interval: {seconds: 1 nanos: 5} jitter: 0}
     dead_letter: {hold_key: true} start_from: START_FROM_LATEST lease: {seconds: 7} } };
-  rpc OnDeparted(FlightDeparted) returns (google.protobuf.Empty);
+  rpc OnDeparted(FlightDeparted) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {handler: HANDLER_STYLE_DELIVERY}; }
   rpc OnTask(Outer.Task) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {
     filter: "" retry: {initial_interval: {nanos: 2000000} backoff_coefficient: 3} dead_letter: {hold_key: false retention: {seconds: 8}}
-    start_from: START_FROM_UNSPECIFIED handler: HANDLER_STYLE_DELIVERY max_in_flight: 9 processing_timeout: {seconds: 10}
-    batch: {max_messages: 10} dead_letter_expired: true }; }
+    start_from: START_FROM_UNSPECIFIED max_in_flight: 9 processing_timeout: {seconds: 10}
+    batch: {max_wait: {seconds: 2}} dead_letter_expired: true }; }
 }
 `,
 }
@@ -104,14 +104,14 @@ func TestLoad(t *testing.T) {
 					RPC: "air.v1.Board/OnDeparted", Group: "board", Topic: set.Topics[0], Filter: "msg.origin == 'SFO'",
 					Retry:      topic.Retry{MaxAttempts: 3, InitialInterval: time.Second + 5, MaxInterval: 5 * time.Minute, Coefficient: 2},
 					DeadLetter: topic.DeadLetter{HoldKey: true}, MaxInFlight: 64, ProcessingTimeout: 5 * time.Minute, Lease: 7 * time.Second,
-					StartFrom: topic.Latest,
+					StartFrom: topic.Latest, Handler: topic.HandlerDelivery,
 				},
 				{
 					RPC: "air.v1.Board/OnTask", Group: "board", Topic: set.Topics[1],
 					Retry:      topic.Retry{MaxAttempts: 3, InitialInterval: 2 * time.Millisecond, MaxInterval: 5 * time.Minute, Coefficient: 3},
 					DeadLetter: topic.DeadLetter{Retention: 8 * time.Second}, MaxInFlight: 9, ProcessingTimeout: 10 * time.Second,
-					Lease: 7 * time.Second, StartFrom: topic.Latest, Handler: topic.HandlerDelivery,
-					Batch: &topic.Batch{MaxMessages: 10, MaxBytes: 1 << 20}, DeadLetterExpired: true,
+					Lease: 7 * time.Second, StartFrom: topic.Latest,
+					Batch: &topic.Batch{MaxMessages: 9, MaxWait: 2 * time.Second, MaxBytes: 1 << 20}, DeadLetterExpired: true,
 				},
 			})
 			if got, ok := set.ByMessage("air.v1.Outer.Task"); !ok || got != set.Topics[1] {
@@ -121,6 +121,51 @@ func TestLoad(t *testing.T) {
 				t.Error("note is sensitive, origin is not")
 			}
 		})
+	}
+}
+
+// Where max_in_flight or batch.max_messages is left open, the other lets a batch be filled. An rpc that chooses its handler's signature, by
+// handler or batch, is free of that of the defaults.
+func TestLoadBatches(t *testing.T) {
+	type want struct {
+		inFlight, batch uint32
+		handler         topic.HandlerStyle
+	}
+	for _, test := range []struct {
+		defaults, policy string
+		want             want
+	}{
+		{"", "", want{64, 0, topic.HandlerSimple}},
+		{"", "batch: {}", want{100, 100, topic.HandlerSimple}},
+		{"", "batch: {max_messages: 10}", want{64, 10, topic.HandlerSimple}},
+		{"", "batch: {max_messages: 1000}", want{1000, 1000, topic.HandlerSimple}},
+		{"", "batch: {} max_in_flight: 10", want{10, 10, topic.HandlerSimple}},
+		{"max_in_flight: 10", "batch: {}", want{10, 10, topic.HandlerSimple}},
+		{"", "batch: {} max_in_flight: 1000", want{1000, 100, topic.HandlerSimple}},
+		{"", "batch: {max_messages: 5} max_in_flight: 9", want{9, 5, topic.HandlerSimple}},
+		{"batch: {max_messages: 5}", "batch: {max_bytes: 1}", want{64, 5, topic.HandlerSimple}},
+		{"batch: {max_messages: 500}", "handler: HANDLER_STYLE_SIMPLE", want{64, 0, topic.HandlerSimple}},
+		{"batch: {max_messages: 500}", "handler: HANDLER_STYLE_UNSPECIFIED", want{500, 500, topic.HandlerSimple}},
+		{"batch: {}", "handler: HANDLER_STYLE_DELIVERY", want{64, 0, topic.HandlerDelivery}},
+		{"handler: HANDLER_STYLE_DELIVERY", "", want{64, 0, topic.HandlerDelivery}},
+		{"handler: HANDLER_STYLE_DELIVERY", "batch: {}", want{100, 100, topic.HandlerSimple}},
+		{"handler: HANDLER_STYLE_DELIVERY", "handler: HANDLER_STYLE_SIMPLE", want{64, 0, topic.HandlerSimple}},
+	} {
+		set, faults := topic.Load(compile(t, map[string]string{"a.proto": header + `message M { option (mq.v1.topic) = {}; }
+			service S { option (mq.v1.consumer) = {group: "g" defaults: {` + test.defaults + `}};
+			 rpc On(M) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {` + test.policy + `}; } }`,
+		}, false, "a.proto"))
+		if faults != nil {
+			t.Fatal(faults)
+		}
+		s := set.Subscriptions[0]
+		got := want{s.MaxInFlight, 0, s.Handler}
+		if s.Batch != nil {
+			got.batch = s.Batch.MaxMessages
+		}
+		if got != test.want {
+			t.Errorf("{%s} over {%s}: got %v, want %v", test.policy, test.defaults, got, test.want)
+		}
 	}
 }
 

@@ -254,7 +254,7 @@ func (l *loader) roles(t *Topic, each func(protoreflect.FieldDescriptor, *mqv1.F
 		}
 	}
 	if len(t.Headers) > MaxHeaders {
-		l.add(fieldPlace(t.Headers[MaxHeaders].Field).at(fieldHeader), BadField, "message %s has %d headers; at most %d are allowed",
+		l.add(fieldPlace(t.Headers[MaxHeaders].Field).at(fieldHeader), BadField, "message %s has %d headers; at most %d are allowed: remove some",
 			t.Message.FullName(), len(t.Headers), MaxHeaders)
 	}
 }
@@ -298,12 +298,15 @@ func (l *loader) plain(p place, reason, role string, f protoreflect.FieldDescrip
 func (l *loader) refuseRoles(m protoreflect.MessageDescriptor) {
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)
-		r := l.fieldOptions(f)
-		if r.GetKey() || r.GetDedupeId() || r.GetPriority() || r.GetDeliverAt() || r.GetHeader() != "" {
+		if hasRole(l.fieldOptions(f)) {
 			l.add(fieldPlace(f), BadField, "field %s has a role, but message %s is no topic; add option (mq.v1.topic) = {} to the message or "+
 				"remove (mq.v1.field)", f.Name(), m.FullName())
 		}
 	}
+}
+
+func hasRole(r *mqv1.FieldOptions) bool {
+	return r.GetKey() || r.GetDedupeId() || r.GetPriority() || r.GetDeliverAt() || r.GetHeader() != ""
 }
 
 func (l *loader) fieldOptions(f protoreflect.FieldDescriptor) *mqv1.FieldOptions {

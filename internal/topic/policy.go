@@ -51,6 +51,9 @@ func (l *loader) checkPolicy(p policy) {
 		l.number(at(1), "batch max_messages", b.MaxMessages, 0, 1, MaxBatchMessages, BadBound)
 		l.duration(at(2), "batch max_wait", b.MaxWait, 0, limits{0, MaxBatchWait, BadBound})
 		l.number(at(3), "batch max_bytes", b.MaxBytes, 0, 1, MaxBatchBytes, BadBound)
+		if h := o.GetHandler(); h != mqv1.HandlerStyle_HANDLER_STYLE_UNSPECIFIED {
+			l.add(p.place.at(subscribeHandler), Contradiction, "batch contradicts handler %s, which takes one message at a time; remove one of the two", h)
+		}
 	}
 }
 
@@ -97,6 +100,17 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 		l.add(own.place.at(subscribeDeadLetter, 3), Contradiction, "dead_letter of rpc %s has a retention and is disabled by the defaults of the service; "+
 			"set disabled to false or remove retention", m.Name())
 	}
+	if s.DeadLetterExpired && s.DeadLetter.Disabled {
+		from := defaults
+		if own.options.GetDeadLetterExpired() || own.options.GetDeadLetter().GetDisabled() {
+			from = own
+		}
+		l.add(from.place.at(subscribeDeadLetterExpired), Contradiction, "rpc %s keeps expired messages as dead letters, and its dead letters are disabled; "+
+			"remove dead_letter_expired or dead_letter.disabled", m.Name())
+	}
+	if s.Batch != nil {
+		l.checkBatch(s, m, own, defaults)
+	}
 	if s.Filter == "" {
 		return
 	}
@@ -104,7 +118,7 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 	if own.options != nil && own.options.Filter != nil {
 		from = own
 	}
-	_, err := filter.Compile(s.Filter, s.Topic.Message)
+	_, err := l.filters.Compile(s.Filter, s.Topic.Message)
 	var e *filter.Error
 	if errors.As(err, &e) {
 		where := ""
@@ -114,6 +128,33 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 		l.add(from.place.at(subscribeFilter), e.Reason, "filter of rpc %s: %s%s; write a CEL expression of type bool over msg (%s), key and headers",
 			m.Name(), where, e.Detail, s.Topic.Message.FullName())
 	}
+}
+
+// checkBatch finds a batch that its handler cannot get. The fault is told at the level that says so.
+func (l *loader) checkBatch(s *Subscription, m protoreflect.MethodDescriptor, own, defaults policy) {
+	if s.Batch.MaxMessages > s.MaxInFlight && s.Batch.MaxMessages <= MaxBatchMessages {
+		from := defaults
+		if own.options.GetBatch().GetMaxMessages() != 0 || own.options.GetMaxInFlight() != 0 {
+			from = own
+		}
+		l.add(from.place.at(subscribeBatch, 1), Contradiction, "batch max_messages %d of rpc %s exceeds max_in_flight %d, so that no batch is ever full; "+
+			"set max_in_flight to at least %d, or a smaller max_messages", s.Batch.MaxMessages, m.Name(), s.MaxInFlight, s.Batch.MaxMessages)
+	}
+}
+
+// merged is the policy of an rpc: what it says itself, over the defaults of its service. Handler and batch are one choice, the handler's signature:
+// an rpc that sets one of them does not take the other from the defaults.
+func merged(own, defaults policy) *mqv1.SubscribeOptions {
+	m := &mqv1.SubscribeOptions{}
+	overlay(m.ProtoReflect(), defaults.options.ProtoReflect())
+	switch {
+	case own.options.GetBatch() != nil:
+		m.Handler = nil
+	case own.options.GetHandler() != mqv1.HandlerStyle_HANDLER_STYLE_UNSPECIFIED:
+		m.Batch = nil
+	}
+	overlay(m.ProtoReflect(), own.options.ProtoReflect())
+	return m
 }
 
 // subscription fills in what a merged policy leaves open.
@@ -142,6 +183,13 @@ func subscription(o *mqv1.SubscribeOptions) *Subscription {
 			MaxMessages: or(b.GetMaxMessages(), DefaultBatchMessages),
 			MaxWait:     b.GetMaxWait().AsDuration(),
 			MaxBytes:    or(b.GetMaxBytes(), DefaultBatchBytes),
+		}
+		// Where only one of the two is said, the other lets a batch be filled.
+		switch {
+		case o.MaxInFlight == nil:
+			s.MaxInFlight = max(s.MaxInFlight, s.Batch.MaxMessages)
+		case b.MaxMessages == nil:
+			s.Batch.MaxMessages = min(s.Batch.MaxMessages, s.MaxInFlight)
 		}
 	}
 	if o.GetStartFrom() == mqv1.StartFrom_START_FROM_LATEST {

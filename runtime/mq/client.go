@@ -22,6 +22,14 @@ type Client struct {
 
 	encodings sync.Pool // of *[]byte, each used by one Publish call at a time
 
+	publish PublishFunc // send within the interceptors; nil if there are none
+
+	// Publishes that run in goroutines of their own, and what is closed when they have ended.
+	beside struct {
+		sync.Mutex
+		running map[*Pending]chan struct{}
+	}
+
 	pipeline  *pipeline
 	pipelines sync.WaitGroup
 
@@ -40,6 +48,10 @@ func newClient(
 	c := &Client{broker: broker, name: options.name, log: options.logger, ctx: life, end: end}
 	c.encodings.New = func() any { return new([]byte) }
 	c.topics.byName = make(map[topicKey]*topic)
+	c.beside.running = make(map[*Pending]chan struct{})
+	if len(options.interceptors) > 0 {
+		c.publish = intercept(options.interceptors, c.send)
+	}
 	c.pipeline = newPipeline(c)
 	c.pipelines.Go(func() { c.pipeline.run(life) })
 	return c
@@ -50,7 +62,7 @@ func newClient(
 func (c *Client) Close() error {
 	c.end(ErrClosed)
 	c.pipelines.Wait()
-	return nil
+	return c.settleBeside(context.Background())
 }
 
 // topic returns the client's one state for a topic, whoever publishes to it.

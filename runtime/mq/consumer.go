@@ -24,6 +24,7 @@ type consumer struct {
 	mu struct {
 		sync.Mutex
 		running int                 // handlers that have not returned
+		held    int                 // their messages
 		handled map[place]*delivery // the last of each message, of the handlers that have not returned
 		current *session            // nil between sessions
 	}
@@ -35,17 +36,34 @@ func newConsumer(w *Worker, s *subscription, p policy) *consumer {
 	return c
 }
 
-// limit is the most handlers that may run.
+// limit is the most handlers that may run: of batches as many as the messages that may be unsettled fill.
 func (c *consumer) limit() int {
+	most := c.unsettled()
+	if c.subscription.style == inBatches {
+		size := c.subscription.batch.messages
+		most = (most + size - 1) / size
+	}
 	if n := c.worker.options.concurrency; n > 0 {
-		return min(n, c.policy.limit)
+		return min(n, most)
+	}
+	return most
+}
+
+// unsettled is the subscription's bound of messages that are unsettled here. Where the annotations leave it open, a batch can be filled.
+func (c *consumer) unsettled() int {
+	if b := &c.subscription.batch; c.subscription.style == inBatches && !b.inFlight {
+		return max(c.policy.limit, b.messages)
 	}
 	return c.policy.limit
 }
 
 // window is the most messages that may be unsettled here: those that handlers work on, and those that wait for one.
 func (c *consumer) window() int {
-	return min(c.limit()+c.prefetch(), c.policy.limit)
+	handled := c.limit()
+	if c.subscription.style == inBatches {
+		handled *= c.subscription.batch.messages
+	}
+	return min(handled+c.prefetch(), c.unsettled())
 }
 
 // prefetch is how many messages may wait for a handler: none in a topic with priorities, where they would start before a higher one that is

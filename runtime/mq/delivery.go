@@ -25,6 +25,11 @@ type delivery struct {
 	settled  bool          // its outcome is decided
 	returned chan struct{} // closed when its handler returns; made by the delivery that waits for that
 	before   chan struct{} // of an earlier delivery of the message, whose handler has not returned
+	manual   *manual       // of a handler that settles itself
+
+	// Of subscriptions with batches.
+	size    int // bytes of the payload
+	arrived time.Time
 }
 
 // place is where a message rests in its topic.
@@ -47,7 +52,12 @@ func (s *session) accept(slices []*brokerv1.Slice) error {
 	s.consumer.mu.Lock()
 	defer s.consumer.mu.Unlock()
 	s.state.open += len(all)
+	batches := s.consumer.subscription.style == inBatches
+	now := time.Now()
 	for _, d := range all {
+		if batches {
+			d.size, d.arrived = payloadBytes(d.encoding), now
+		}
 		s.state.waiting.push(d)
 	}
 	// Only now: a message of high priority may stand behind others.
@@ -94,18 +104,48 @@ func (s *session) appendDeliveries(all []*delivery, slice *brokerv1.Slice) ([]*d
 	return all, nil
 }
 
+// payloadBytes is the length of a record's payload, 0 if the record is malformed.
+func payloadBytes(encoding []byte) int {
+	record, _ := parseRecord(encoding)
+	return len(record.payload)
+}
+
 // startLocked starts handlers while there is room for them, and gives back what may not wait. It is called when deliveries come, when a
-// handler returns and when draining begins.
+// handler returns, when a batch has waited long enough, and when draining begins.
 func (s *session) startLocked() {
 	c := s.consumer
 	for !s.state.draining && c.mu.running < s.limit {
+		if c.subscription.style == inBatches {
+			all := s.fillLocked()
+			if all == nil {
+				break
+			}
+			s.holdLocked(all...)
+			go s.handleBatch(all)
+			continue
+		}
 		d := s.state.waiting.first()
 		if d == nil {
-			return
+			break
 		}
-		c.mu.running++
-		s.state.handlers++
-		s.state.active++
+		s.holdLocked(d)
+		go d.handle()
+	}
+	for s.state.waiting.count > max(0, s.roomLocked()) {
+		d := s.state.waiting.last()
+		d.settled = true
+		s.reportLocked(d.token, release())
+	}
+}
+
+// holdLocked notes that a handler is called with these deliveries.
+func (s *session) holdLocked(all ...*delivery) {
+	c := s.consumer
+	c.mu.running++
+	c.mu.held += len(all)
+	s.state.handlers++
+	s.state.active += len(all)
+	for _, d := range all {
 		if earlier := c.mu.handled[d.place]; earlier != nil {
 			if earlier.returned == nil {
 				earlier.returned = make(chan struct{})
@@ -113,111 +153,162 @@ func (s *session) startLocked() {
 			d.before = earlier.returned
 		}
 		c.mu.handled[d.place] = d
-		go d.handle()
-	}
-	room := s.window - s.limit
-	if s.state.draining {
-		room = 0
-	}
-	for s.state.waiting.count > room {
-		d := s.state.waiting.last()
-		d.settled = true
-		s.reportLocked(d.token, release())
 	}
 }
 
 // handle runs the handler and reports the outcome.
 func (d *delivery) handle() {
 	s := d.session
-	ctx, cancel := context.WithTimeoutCause(s.handling, s.policy.timeout, s.timedOut)
+	c := &Call{subscription: s.consumer.subscription}
+	c.items = c.single[:]
+	ctx, cancel, deadline := d.context(c)
 	defer cancel()
-	deadline, _ := ctx.Deadline()
-	watch := context.AfterFunc(ctx, func() { d.expire(context.Cause(ctx)) })
+	watch := context.AfterFunc(ctx, func() { s.expire([]*delivery{d}, context.Cause(ctx)) })
 	call(ctx, func(ctx context.Context) error {
-		if d.before != nil {
-			// The lease of an earlier delivery was lost and its handler has not returned: one message, one handler at a time.
-			select {
-			case <-d.before:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+		if err := d.awaitEarlier(ctx); err != nil {
+			return err
 		}
-		record, err := parseRecord(d.encoding)
-		if err != nil {
-			return &undecodable{err}
+		if err := d.open(&c.single[0], deadline); err != nil {
+			return err
 		}
-		meta := &Meta{
-			ID: record.id, Topic: s.consumer.subscription.Topic, Group: s.consumer.subscription.Group, Key: record.key,
-			Partition: d.partition, Priority: d.priority, Offset: d.offset, Attempt: d.attempt,
-			Deadline: deadline, Published: d.published, record: record,
-		}
-		if meta.ID == "" {
-			meta.ID = d.place.id()
-		}
-		return s.consumer.subscription.handle(context.WithValue(ctx, metaKey{}, meta), record.payload)
-	}, func(value any, stack []byte) {
-		s.consumer.log.Error("a handler panicked", "partition", d.partition, "offset", d.offset, "attempt", d.attempt,
-			"panic", value, "stack", string(stack))
-	}, func(outcome *brokerv1.Settlement) {
+		return c.subscription.handle(context.WithValue(ctx, metaKey{}, &c.single[0].meta), c)
+	}, s.panicked(d), func(outcome *brokerv1.Settlement) {
 		watch()
-		d.finish(outcome)
+		if c.Failure(0) != nil {
+			outcome = c.outcome(ctx, 0, outcome)
+		}
+		s.finish([]*delivery{d}, []*brokerv1.Settlement{outcome})
 	})
 }
 
-// expire settles a delivery whose handler takes too long. Other ends of its context change nothing: at shutdown the handler
+// context returns the handler's context, which ends when the processing timeout is over.
+func (d *delivery) context(c *Call) (context.Context, context.CancelFunc, time.Time) {
+	s := d.session
+	if c.subscription.style != bySelf {
+		ctx, cancel := context.WithTimeoutCause(s.handling, s.policy.timeout, s.timedOut)
+		deadline, _ := ctx.Deadline()
+		return ctx, cancel, deadline
+	}
+	// One that can be put off.
+	ctx, cancel := context.WithCancelCause(s.handling)
+	d.manual = &manual{delivery: d, timer: time.AfterFunc(s.policy.timeout, func() { cancel(s.timedOut) }),
+		cause: func() error { return context.Cause(ctx) }}
+	c.manual = d.manual
+	return ctx, func() {
+		d.manual.timer.Stop()
+		cancel(nil)
+	}, time.Now().Add(s.policy.timeout)
+}
+
+// awaitEarlier waits for the handler of an earlier delivery, whose lease was lost, to return: one message, one handler at a time.
+func (d *delivery) awaitEarlier(ctx context.Context) error {
+	if d.before == nil {
+		return nil
+	}
+	select {
+	case <-d.before:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// open decodes the message and what is known of it.
+func (d *delivery) open(to *item, deadline time.Time) error {
+	record, err := parseRecord(d.encoding)
+	if err != nil {
+		return &undecodable{err}
+	}
+	subscription := d.session.consumer.subscription
+	to.meta = Meta{
+		ID: record.id, Topic: subscription.Topic, Group: subscription.Group, Key: record.key,
+		Partition: d.partition, Priority: d.priority, Offset: d.offset, Attempt: d.attempt,
+		Deadline: deadline, Published: d.published, record: record,
+	}
+	if to.meta.ID == "" {
+		to.meta.ID = d.place.id()
+	}
+	to.message, err = subscription.decode(record.payload)
+	return err
+}
+
+// panicked logs the panic of a handler. First is the first message that it was called with.
+func (s *session) panicked(first *delivery) func(value any, stack []byte) {
+	return func(value any, stack []byte) {
+		s.consumer.log.Error("a handler panicked", "partition", first.partition, "offset", first.offset, "attempt", first.attempt,
+			"panic", value, "stack", string(stack))
+	}
+}
+
+// expire settles deliveries whose handler takes too long. Other ends of its context change nothing: at shutdown the handler
 // has a little time left, and without the stream there is no lease to settle.
-func (d *delivery) expire(cause error) {
+func (s *session) expire(all []*delivery, cause error) {
 	if !errors.Is(cause, ErrProcessingTimeout) {
 		return
 	}
-	s := d.session
 	c := s.consumer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if d.settled || s.state.lost {
+	expired := 0
+	for _, d := range all {
+		if d.settled || s.state.lost {
+			continue
+		}
+		d.settled = true
+		s.state.active--
+		s.reportLocked(d.token, retry(cause.Error()))
+		expired++
+	}
+	if expired == 0 {
 		return
 	}
-	d.settled = true
-	s.state.active--
-	s.reportLocked(d.token, retry(cause.Error()))
 	signal(s.adjust)
-	c.log.Warn("a handler takes longer than the processing timeout", "partition", d.partition, "offset", d.offset,
-		"attempt", d.attempt, "timeout", s.policy.timeout)
+	c.log.Warn("a handler takes longer than the processing timeout", "partition", all[0].partition, "offset", all[0].offset,
+		"attempt", all[0].attempt, "messages", expired, "timeout", s.policy.timeout)
 }
 
-// finish frees the handler's place and reports the outcome, unless the delivery has expired.
-func (d *delivery) finish(outcome *brokerv1.Settlement) {
-	s := d.session
+// finish frees the handler's place and reports the outcomes of the deliveries that are not settled.
+func (s *session) finish(all []*delivery, outcomes []*brokerv1.Settlement) {
 	c := s.consumer
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.running--
+	c.mu.held -= len(all)
 	s.state.handlers--
-	if c.mu.handled[d.place] == d {
-		delete(c.mu.handled, d.place)
-	}
-	if d.returned != nil {
-		close(d.returned)
+	settled := 0
+	for i, d := range all {
+		if c.mu.handled[d.place] == d {
+			delete(c.mu.handled, d.place)
+		}
+		if d.returned != nil {
+			close(d.returned)
+		}
+		if d.manual != nil {
+			if d.manual.early {
+				s.state.early--
+			}
+			d.manual.returned = true
+		}
+		if d.settled {
+			continue
+		}
+		d.settled = true
+		settled++
+		s.state.active--
+		if !s.state.lost || worthReporting(outcomes[i]) {
+			s.reportLocked(d.token, outcomes[i])
+		}
 	}
 	if c.mu.current != nil {
 		defer c.mu.current.startLocked()
 	}
-	if !d.settled {
-		d.settled = true
-		s.state.active--
-		if !s.state.lost || worthReporting(outcome) {
-			s.reportLocked(d.token, outcome)
+	if settled < len(all) || s != c.mu.current {
+		// A place was not part of the credit and now is.
+		if c.mu.current != nil {
+			signal(c.mu.current.adjust)
 		}
-		if s == c.mu.current {
-			signal(c.returned)
-			return
-		}
+		signal(s.wake)
 	}
-	// The place was not part of the credit and now is.
-	if c.mu.current != nil {
-		signal(c.mu.current.adjust)
-	}
-	signal(s.wake)
 	signal(c.returned)
 }
 

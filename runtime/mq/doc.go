@@ -3,7 +3,8 @@
 //
 // A [Client] is a connection to one sidecar. A [Publisher] writes the messages of one topic and returns when they are
 // durable; concurrent calls share frames. A [Worker] runs handlers for the subscriptions registered with [Handle], keeps
-// their leases alive, settles each message by the handler's outcome, and reconnects by itself.
+// their leases alive, settles each message by the handler's outcome, and reconnects by itself. [HandleBatch] is for handlers of several
+// messages at a time, [HandleDelivery] for those that settle each themselves. Interceptors wrap both sides.
 //
 // Delivery is at least once: a handler must expect to see a message again after a crash, a lost connection or an error.
 // Retry policy, dead letters, filters and order are decided by the sidecar. This package takes no such decision: it

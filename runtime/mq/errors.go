@@ -32,6 +32,22 @@ var (
 	ErrDedupeConflict error = refusal("DEDUPE_CONFLICT")
 	// ErrMessageUnknown: no scheduled message has the id that is to be cancelled.
 	ErrMessageUnknown error = refusal(reasonMessageUnknown)
+	// ErrInvalid: the message violates its own rules. Package mqvalidate checks them.
+	ErrInvalid error = refusal(reasonInvalid)
+	// ErrBadAnnotation: the annotations of the topic or the subscription are not in order.
+	ErrBadAnnotation error = refusal("BAD_ANNOTATION")
+	// ErrUnsupported: the sidecar is too old for what an annotation asks for.
+	ErrUnsupported error = refusal("UNSUPPORTED_OPTION")
+	// ErrKeyMissing: the topic has a key, and the message none.
+	ErrKeyMissing error = refusal("KEY_MISSING")
+	// ErrBadDelay, ErrBadTTL and ErrBadPriority: what was asked for is out of bounds.
+	ErrBadDelay    error = refusal(reasonBadDelay)
+	ErrBadTTL      error = refusal(reasonBadTTL)
+	ErrBadPriority error = refusal(reasonBadPriority)
+	// ErrGroupUnknown: the topic has no such group.
+	ErrGroupUnknown error = refusal(reasonGroupUnknown)
+	// ErrDataLoss: what the sidecar has stored is damaged.
+	ErrDataLoss error = refusal("DATA_LOSS")
 	// ErrDiskFull: the sidecar has no room for new messages.
 	ErrDiskFull error = refusal("DISK_FULL")
 	// ErrDraining: the sidecar is going away. Publishers and workers wait for the next one by themselves.
@@ -60,6 +76,7 @@ const (
 	reasonBadDelay        = "BAD_DELAY"
 	reasonBadTTL          = "BAD_TTL"
 	reasonBadPriority     = "BAD_PRIORITY"
+	reasonInvalid         = "INVALID"
 
 	tooLargeSuffix = "_TOO_LARGE"
 )

@@ -15,6 +15,8 @@ type clientOptions struct {
 	name       string
 	logger     *slog.Logger
 	httpClient connect.HTTPClient
+
+	interceptors []PublishInterceptor
 }
 
 // WithAddress names the sidecar: "unix:///path/to/socket" or "http://host:port". It takes precedence over the environment
@@ -99,6 +101,7 @@ type workerOptions struct {
 	prefetch     int
 	maxBytes     int64
 	drainTimeout time.Duration
+	interceptors []HandlerInterceptor
 }
 
 const defaultDrainTimeout = 30 * time.Second

@@ -44,6 +44,8 @@ func Snooze(d time.Duration) error { return &snooze{min(max(d, 0), MaxDelay)} }
 // Skip acknowledges the message and has it counted as skipped for the reason.
 func Skip(reason string) error { return &skip{reason} }
 
+var errGoexit = errors.New("the handler ended its goroutine")
+
 // outcome is an error that says itself what becomes of the message. The outermost one in an error's tree decides.
 type outcome interface {
 	error
@@ -138,19 +140,23 @@ func call(
 	returned := false
 	defer func() {
 		if !returned {
-			result = retry("the handler ended its goroutine")
+			result = retry(errGoexit.Error())
 		}
 		judge(result)
 	}()
 	defer func() {
 		if p := recover(); p != nil {
-			stack := debug.Stack()
-			panicked(p, stack)
-			result, returned = retry(fmt.Sprintf("panic: %v\n\n%s", p, stack)), true
+			panicked(p, debug.Stack())
+			result, returned = panicOutcome(p), true
 		}
 	}()
 	result = verdict(ctx, handle(ctx))
 	returned = true
+}
+
+// panicOutcome is the outcome of a panic that is being recovered from.
+func panicOutcome(value any) *brokerv1.Settlement {
+	return retry(fmt.Sprintf("panic: %v\n\n%s", value, debug.Stack()))
 }
 
 // clip makes text fit for a report: valid UTF-8 of at most 4 KiB.

@@ -37,7 +37,10 @@ type pipeline struct {
 		records int
 		space   chan struct{} // closed and replaced when frames get shorter
 		closed  bool
-		trouble error // why the last attempt to send did not succeed; nil after one that did
+		begun   uint64        // frames that were begun, ever
+		done    uint64        // those of them that were answered; in this order
+		flushes chan struct{} // closed and replaced when done grows; nil if nobody waits
+		trouble error         // why the last attempt to send did not succeed; nil after one that did
 	}
 
 	// What follows belongs to the goroutine in run.
@@ -53,15 +56,20 @@ func newPipeline(c *Client) *pipeline {
 	return p
 }
 
-// publish queues an encoded record, which has that id and priority, and waits for its answer. It does not keep encoded.
-func (p *pipeline) publish(ctx context.Context, t *topic, encoded []byte, id string, priority uint32) (Receipt, error) {
+// queue queues an encoded record, which has that id and priority. It does not keep encoded.
+func (p *pipeline) queue(ctx context.Context, t *topic, encoded []byte, id string, priority uint32) (*entry, error) {
 	if n := len(encoded) + len(t.name) + batchOverhead; n > maxFrameBytes {
-		return Receipt{}, messageTooLarge(n, maxFrameBytes)
+		return nil, messageTooLarge(n, maxFrameBytes)
 	}
 	e := &entry{id: id, priority: priority, answer: make(chan answer, 1)}
 	if err := p.enqueue(ctx, t, e, encoded); err != nil {
-		return Receipt{}, err
+		return nil, err
 	}
+	return e, nil
+}
+
+// wait returns the answer of an entry, or abandons it when ctx ends.
+func (p *pipeline) wait(ctx context.Context, e *entry) (Receipt, error) {
 	select {
 	case a := <-e.answer:
 		return a.receipt, a.err
@@ -106,6 +114,7 @@ func (p *pipeline) offer(t *topic, e *entry, encoded []byte) (space <-chan struc
 			f = newFrame()
 		}
 		p.mu.frames = append(p.mu.frames, f)
+		p.mu.begun++
 		last++
 	}
 	p.mu.frames[last].add(t, e, encoded)
@@ -198,8 +207,43 @@ func (p *pipeline) recycle(f *frame) {
 		f.bytes += b.size()
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.mu.spare = f
-	p.mu.Unlock()
+	p.doneLocked(1)
+}
+
+// doneLocked notes that frames were answered.
+func (p *pipeline) doneLocked(n int) {
+	p.mu.done += uint64(n)
+	if p.mu.flushes != nil {
+		close(p.mu.flushes)
+		p.mu.flushes = nil
+	}
+}
+
+// flush returns when all frames that were begun until now are answered.
+func (p *pipeline) flush(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for last := p.mu.begun; p.mu.done < last; {
+		if p.mu.flushes == nil {
+			p.mu.flushes = make(chan struct{})
+		}
+		flushes := p.mu.flushes
+		p.mu.Unlock()
+		select {
+		case <-flushes:
+		case <-ctx.Done():
+		}
+		p.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if p.mu.closed {
+		return ErrClosed
+	}
+	return nil
 }
 
 // deliver sends a frame until each of its entries is answered or abandoned, or ctx ends.
@@ -457,4 +501,7 @@ func (p *pipeline) shut() {
 			p.refuse(b, ErrClosed)
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.doneLocked(len(frames))
 }

@@ -44,66 +44,96 @@ type Receipt struct {
 // reconnect, so it may be published twice. When ctx ends, the call returns its error; if the message was on its way by
 // then, the error is also [ErrUnknownOutcome]. Publish keeps neither msg nor what the options hold.
 func (p *Publisher[M]) Publish(ctx context.Context, msg M, opts ...PublishOption) (Receipt, error) {
-	receipt, err := p.publish(ctx, msg, opts)
+	publication, err := p.prepare(msg, opts)
+	var receipt Receipt
+	if err == nil && p.client.publish != nil {
+		receipt, err = p.client.publish(ctx, publication)
+	} else if err == nil {
+		receipt, err = p.client.send(ctx, publication)
+	}
 	if err != nil {
 		return Receipt{}, fmt.Errorf("publish to %q: %w", p.topic.name, err)
 	}
 	return receipt, nil
 }
 
-func (p *Publisher[M]) publish(ctx context.Context, msg M, opts []PublishOption) (Receipt, error) {
+// prepare makes the record of a message, by its annotations and the options.
+func (p *Publisher[M]) prepare(msg M, opts []PublishOption) (*Publication, error) {
 	if any(msg) == nil || !msg.ProtoReflect().IsValid() {
-		return Receipt{}, invalid(reasonBadMessage, "payload", "the message is nil", 0)
+		return nil, invalid(reasonBadMessage, "payload", "the message is nil", 0)
 	}
-	var record Record
+	publication := &Publication{topic: p.topic, message: msg}
+	record := &publication.record
 	if p.describe != nil {
-		p.describe(msg, &record)
+		p.describe(msg, record)
 	}
 	// Of the call's options, the message and the defaults, the first that says when the message is delivered is believed.
 	derived := record.timing
 	record.timing = nil
 	for _, opt := range p.defaults {
-		opt(&record)
+		opt(record)
 	}
 	if derived == nil {
 		derived = record.timing
 	}
 	record.timing = nil
 	for _, opt := range opts {
-		opt(&record)
+		opt(record)
 	}
 	if record.timing == nil {
 		record.timing = derived
 	}
+	return publication, nil
+}
+
+// send publishes what the interceptors made of a message, and waits for the answer.
+func (c *Client) send(ctx context.Context, p *Publication) (Receipt, error) {
+	e, err := c.enqueue(ctx, p)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if p.queued != nil {
+		signal(p.queued)
+	}
+	if p.detached {
+		a := <-e.answer
+		return a.receipt, a.err
+	}
+	return c.pipeline.wait(ctx, e)
+}
+
+// enqueue checks a record and queues it.
+func (c *Client) enqueue(ctx context.Context, p *Publication) (*entry, error) {
+	record, t := &p.record, p.topic
 	if err := record.check(); err != nil {
-		return Receipt{}, err
+		return nil, err
 	}
-	if err := record.resolve(p.topic.levels.Load()); err != nil {
-		return Receipt{}, err
+	if err := record.resolve(t.levels.Load()); err != nil {
+		return nil, err
 	}
-	if err := p.client.ensureDeclared(ctx, p.topic); err != nil {
-		return Receipt{}, err
+	if err := c.ensureDeclared(ctx, t); err != nil {
+		return nil, err
 	}
-	size := proto.Size(msg)
-	if limit := int(p.topic.maxBytes.Load()); size > limit {
-		return Receipt{}, messageTooLarge(size, limit)
+	size := proto.Size(p.message)
+	if limit := int(t.maxBytes.Load()); size > limit {
+		return nil, messageTooLarge(size, limit)
 	}
-	if levels := p.topic.levels.Load(); levels > 0 && record.priority > levels {
-		return Receipt{}, priorityUnknown(record.priority, levels)
+	if levels := t.levels.Load(); levels > 0 && record.priority > levels {
+		return nil, priorityUnknown(record.priority, levels)
 	}
 
 	// The record is encoded here and copied into the frame under the pipeline's lock, so that neither a large message nor
 	// one that panics when it is encoded holds up other callers. Nobody but this call ever sees the buffer.
-	buffer := p.client.encodings.Get().(*[]byte)
-	defer p.client.encodings.Put(buffer)
-	encoded, err := appendRecord((*buffer)[:0], &record, msg, size)
+	buffer := c.encodings.Get().(*[]byte)
+	defer c.encodings.Put(buffer)
+	encoded, err := appendRecord((*buffer)[:0], record, p.message, size)
 	if err != nil {
-		return Receipt{}, invalid(reasonBadMessage, "payload", err.Error(), 0)
+		return nil, invalid(reasonBadMessage, "payload", err.Error(), 0)
 	}
 	if cap(encoded) <= maxKeptEncoding {
 		*buffer = encoded
 	}
-	return p.client.pipeline.publish(ctx, p.topic, encoded, record.ID, uint32(record.priority))
+	return c.pipeline.queue(ctx, t, encoded, record.ID, uint32(record.priority))
 }
 
 // maxKeptEncoding bounds the buffers that are kept for later calls.

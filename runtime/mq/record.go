@@ -76,6 +76,16 @@ func (r *Record) AddHeader(name, value string) {
 	r.headers = append(r.headers, header{name, value})
 }
 
+// Header returns the value of the header of that name, and whether the record has it.
+func (r *Record) Header(name string) (string, bool) {
+	for _, h := range r.headers {
+		if h.name == name {
+			return h.value, true
+		}
+	}
+	return "", false
+}
+
 // check returns the first violation of the bounds above.
 func (r *Record) check() error {
 	if len(r.Key) > maxKeyBytes {

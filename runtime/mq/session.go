@@ -48,10 +48,13 @@ type session struct {
 		lost     bool // the stream is gone
 		deaf     bool // settle has ended
 		handlers int  // handlers that have not returned
-		active   int  // those of them whose delivery is not settled
+		active   int  // their deliveries that are not settled
 		open     int  // deliveries whose outcome the sidecar has not confirmed
+		early    int  // deliveries that their handlers settled themselves, and have not returned from
 		waiting  waiting
+		filling  *time.Timer // for a batch that is not full; nil until one was
 		outcomes outcomes
+		answers  map[string]chan error // by token: handlers that wait for what becomes of their outcome
 	}
 }
 
@@ -101,6 +104,9 @@ func (c *consumer) session(l life) (joined bool, err error) {
 	c.mu.current = nil
 	s.state.lost = true
 	s.state.waiting = waiting{} // nobody started on them, and the lease is gone
+	if s.state.filling != nil {
+		s.state.filling.Stop()
+	}
 	joined = s.state.joined
 	c.mu.Unlock()
 	interrupt(ErrLeaseLost)
@@ -122,7 +128,16 @@ func (s *session) creditsLocked() uint32 {
 	if s.state.draining {
 		return 0
 	}
-	return uint32(max(0, s.window-s.consumer.mu.running+s.state.active))
+	return uint32(max(0, s.window-s.consumer.mu.held+s.state.active))
+}
+
+// roomLocked is how many messages may wait for a handler. One that comes while a handler goes on that has settled already waits: it was
+// leased before the sidecar heard of the credit without it.
+func (s *session) roomLocked() int {
+	if s.state.draining {
+		return 0
+	}
+	return s.window - s.consumer.mu.held + s.state.early
 }
 
 // read receives until the stream ends.

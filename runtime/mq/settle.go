@@ -84,6 +84,10 @@ func (s *session) abandon() {
 	s.state.deaf = true
 	left := s.state.outcomes.count()
 	s.state.outcomes = outcomes{}
+	for token, answer := range s.state.answers {
+		delete(s.state.answers, token)
+		answer <- ErrLeaseLost
+	}
 	s.consumer.mu.Unlock()
 	s.giveUp(left, context.Cause(s.ctx))
 }
@@ -104,6 +108,7 @@ func (s *session) report(ctx context.Context, batch outcomes) {
 		left, err := s.send(ctx, batch)
 		if err != nil && !transient(err) {
 			s.giveUp(batch.count(), err)
+			s.answerAll(batch, err)
 			s.confirm(batch.count())
 			s.lose(err)
 			return
@@ -151,13 +156,16 @@ func (s *session) send(ctx context.Context, batch outcomes) (left outcomes, err 
 		switch {
 		case refusal == nil:
 			c.worker.counts.add(outcome)
+			s.answer(token, nil)
 		case errors.Is(refusal, ErrLeaseLost):
 			lost++
+			s.answer(token, refusal)
 		case transient(refusal):
 			err = refusal
 			return true
 		default:
 			s.giveUp(1, refusal)
+			s.answer(token, refusal)
 			s.lose(refusal) // heartbeats would keep a lease that nothing can settle
 		}
 		return false

@@ -43,7 +43,10 @@ type Worker struct {
 // subscription is a Subscription with its handler, its message type erased.
 type subscription struct {
 	Subscription
-	handle func(ctx context.Context, payload []byte) error
+	style  style
+	decode func(payload []byte) (proto.Message, error)
+	handle HandlerFunc
+	batch  batchPolicy // if the style is inBatches
 }
 
 // NewWorker returns a worker without subscriptions.
@@ -73,17 +76,28 @@ func Handle[T any, P interface {
 	*T
 	proto.Message
 }](w *Worker, s Subscription, handler func(context.Context, P) error) {
-	var handle func(context.Context, []byte) error
+	var handle HandlerFunc
 	if handler != nil {
-		handle = func(ctx context.Context, payload []byte) error {
-			message := P(new(T))
-			if err := proto.Unmarshal(payload, message); err != nil {
-				return &undecodable{err}
+		handle = func(ctx context.Context, c *Call) error {
+			if c.Failure(0) != nil {
+				return nil
 			}
-			return handler(ctx, message)
+			return handler(ctx, c.items[0].message.(P))
 		}
 	}
-	w.register(&subscription{s, handle})
+	w.register(&subscription{Subscription: s, decode: decode[T, P], handle: handle})
+}
+
+// decode returns the message of a payload.
+func decode[T any, P interface {
+	*T
+	proto.Message
+}](payload []byte) (proto.Message, error) {
+	message := P(new(T))
+	if err := proto.Unmarshal(payload, message); err != nil {
+		return nil, &undecodable{err}
+	}
+	return message, nil
 }
 
 func (w *Worker) register(s *subscription) {
@@ -100,6 +114,8 @@ func (w *Worker) register(s *subscription) {
 	}
 	if s.handle == nil {
 		fault("the handler is nil")
+	} else {
+		s.handle = intercept(w.options.interceptors, s.handle)
 	}
 	for _, other := range w.mu.subscriptions {
 		if other.Group == s.Group && other.Topic == s.Topic {

@@ -22,10 +22,19 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/typedmq/typedmq/internal/topic"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/bare"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/bare/baremq"
 	billingv1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/billing/v1"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/billing/v1/billingv1mq"
+	handlersv1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/handlers/v1"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/handlers/v1/handlersv1mq"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/hybrid"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/hybrid/hybridmq"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/legacy"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/legacy/legacymq"
+	other "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/like/thingPublisher"
+	like "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/like/time"
+	likemq "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/like/time/timemq"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/names/consumer"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/names/consumer/consumermq"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/opaque"
@@ -53,7 +62,8 @@ func TestCompilePublishers(t *testing.T) {
 	orders, old := ordersv1mq.NewOrdersPublisher(client), ordersv1mq.NewOldPublisher(client)
 	more, things := ordersv1mq.NewMoreOrdersPublisher(client), samev1.NewThingsPublisher(client)
 	payments, mqs := billingv1mq.NewPaymentsPublisher(client), consumermq.NewMqPublisher(client)
-	boxes := opaquemq.NewBoxesPublisher(client)
+	boxes, hybrids := opaquemq.NewBoxesPublisher(client), hybridmq.NewHybridsPublisher(client)
+	bares, alike := baremq.NewBarePublisher(client), likemq.NewThingPublisher(client)
 
 	order := &ordersv1.Order{
 		Customer: &ordersv1.Customer{Id: 7, Address: &ordersv1.Customer_Address{City: "Köln"}}, Note: "a b", Gift: true,
@@ -80,6 +90,16 @@ func TestCompilePublishers(t *testing.T) {
 	published(t, b, mqs.Type, &consumer.Nil{String_: 5})
 	published(t, b, mqs.Context, &consumer.Topic{Reset_: 6})
 	published(t, b, boxes.Packed, number)
+	published(t, b, hybrids.Sent, hybrid.Hybrid_builder{Id: proto.String("i"), GetId: proto.String("g"), Level: hybrid.Hybrid_LEVEL_HIGH.Enum(),
+		HasId: proto.Int64(-1)}.Build())
+	published(t, b, bares.Sent, &bare.Message{Id: "b"})
+	published(t, b, alike.ThingPublisher, &like.ThingPublisher{URL: "u", Get_URL: "g"})
+	published(t, b, alike.NewThing, &like.NewThingPublisher{})
+	published(t, b, alike.HTTPRequest, &like.HTTPRequest{RequestId: "r"})
+	published(t, b, alike.HttpId, &like.HttpId{HTTPId: 7})
+	published(t, b, alike.Innermost, &like.Outer_MiddleInnerMost{Id: "i"})
+	published(t, b, alike.Elsewhere, &other.Elsewhere{Id: -8})
+	published(t, b, mq.NewPublisher(client, likemq.ThingTopicTopic()).Publish, &like.ThingTopic{XId: &like.ThingTopic_ThingConsumer{Id_2: 9}})
 
 	legacies := mq.NewPublisher(client, legacymq.LegacyTopic())
 	published(t, b, legacies.Publish, &legacy.Legacy{On: proto.Bool(true)})
@@ -193,6 +213,16 @@ func TestCompileConsumers(t *testing.T) {
 		{func(w *mq.Worker) { samev1.RegisterShelfConsumer(w, shelf{}) }, samev1.File_same_v1_same_proto, []string{"same.v1.Shelf/OnMade"}},
 		{func(w *mq.Worker) { consumermq.RegisterTypeConsumer(w, typed{}) }, consumer.File_names_names_proto,
 			[]string{"names.type/range", "names.type/error"}},
+		{func(w *mq.Worker) {
+			handlersv1mq.RegisterSingleConsumer(w, single{})
+			handlersv1mq.RegisterBulkConsumer(w, bulk{})
+			handlersv1mq.RegisterCarefulConsumer(w, careful{})
+		}, handlersv1.File_handlers_v1_handlers_proto,
+			[]string{"handlers.v1.Single/OnPlaced", "handlers.v1.Single/OnParcel", "handlers.v1.Single/OnCount", "handlers.v1.Bulk/OnPlaced",
+				"handlers.v1.Bulk/OnPaid", "handlers.v1.Careful/OnPlaced", "handlers.v1.Careful/OnCancelled"}},
+		{func(w *mq.Worker) { likemq.RegisterHTTPConsumer(w, acronyms{}) }, like.File_like_like_proto,
+			[]string{"like.HTTP/Batch", "like.HTTP/Delivery", "like.HTTP/String", "like.HTTP/Worker"}},
+		{func(w *mq.Worker) { baremq.RegisterConsumerConsumer(w, bareConsumer{}) }, bare.File_bare_proto, []string{"Consumer/OnMessage"}},
 	} {
 		w := mq.NewWorker(client)
 		test.register(w)
@@ -233,6 +263,33 @@ type typed struct{}
 
 func (typed) Range(context.Context, *consumer.String) error { return nil }
 func (typed) Error(context.Context, *consumer.Nil) error    { return nil }
+
+type single struct{}
+
+func (single) OnPlaced(context.Context, *ordersv1.Order) error                { return nil }
+func (single) OnParcel(context.Context, *mq.Delivery[*ordersv1.Parcel]) error { return nil }
+func (single) OnCount(context.Context, *mq.Batch[*ordersv1.Count]) error      { return nil }
+
+type bulk struct{}
+
+func (bulk) OnPlaced(context.Context, *mq.Batch[*ordersv1.Order]) error { return nil }
+func (bulk) OnPaid(context.Context, *ordersv1.Order_Payment) error      { return nil }
+
+type careful struct{}
+
+func (careful) OnPlaced(context.Context, *mq.Delivery[*ordersv1.Order]) error { return nil }
+func (careful) OnCancelled(context.Context, *ordersv1.Cancellation) error     { return nil }
+
+type acronyms struct{}
+
+func (acronyms) Batch(context.Context, *mq.Batch[*like.HTTPRequest]) error  { return nil }
+func (acronyms) Delivery(context.Context, *mq.Delivery[*like.HttpId]) error { return nil }
+func (acronyms) String(context.Context, *like.ThingPublisher) error         { return nil }
+func (acronyms) Worker(context.Context, *like.Worker) error                 { return nil }
+
+type bareConsumer struct{}
+
+func (bareConsumer) OnMessage(context.Context, *bare.Message) error { return nil }
 
 // broker accepts every topic and record, refuses subscriptions, and remembers both.
 type broker struct {

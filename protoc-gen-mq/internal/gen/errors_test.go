@@ -20,21 +20,19 @@ service P { option (mq.v1.publisher) = {};
  rpc NoTopic(google.protobuf.Empty) returns (google.protobuf.Empty); }
 service C { option (mq.v1.consumer) = {};
  rpc On(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {filter: "msg.x"}; }
- rpc Batch(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {batch: {max_messages: 10}}; } }`,
+ rpc Batch(A) returns (google.protobuf.Empty) { option (mq.v1.subscribe) = {max_in_flight: 10 batch: {max_messages: 65}}; } }`,
 		`air.proto:6:13: partitions 0: must be 1 to 1024
 air.proto:6:117: field h cannot be a header: it is of type bytes; choose a string, integer, bool or enum field
 air.proto:8:2: rpc Stream is streaming; write it without stream: it publishes one message at a time
 air.proto:9:2: rpc Answer returns air.v1.A; write returns (google.protobuf.Empty): messages have no answer
-air.proto:10:2: rpc NoTopic publishes google.protobuf.Empty, which is no topic; add option (mq.v1.topic) = {} to the message
+air.proto:10:2: rpc NoTopic publishes google.protobuf.Empty, which is no topic; write a message of your own with option (mq.v1.topic) = {}
 air.proto:11:13: consumer C has no group; set group: "…"
 air.proto:12:46: filter of rpc On: 1:4: undefined field 'x'; write a CEL expression of type bool over msg (air.v1.A), key and headers
-air.proto:13:2: rpc Batch has a batch handler; this version of protoc-gen-mq generates HANDLER_STYLE_SIMPLE handlers only: remove batch`},
-	{"not generated yet", "", `message A { option (mq.v1.topic) = {name: "a"}; }
-service P { option (mq.v1.publisher) = {};
- rpc One(A) returns (google.protobuf.Empty) { option (mq.v1.publish) = {delay: {seconds: 1} ttl: {seconds: 1}}; } }
-service C { option (mq.v1.consumer) = {group: "c" defaults: {handler: HANDLER_STYLE_DELIVERY}};
+air.proto:13:49: batch max_messages 65 of rpc Batch exceeds max_in_flight 10, so that no batch is ever full; set max_in_flight to at least 65, or a smaller max_messages`},
+	{"two signatures of one handler", "", `message A { option (mq.v1.topic) = {name: "a"}; }
+service C { option (mq.v1.consumer) = {group: "c" defaults: {handler: HANDLER_STYLE_DELIVERY batch: {}}};
  rpc On(A) returns (google.protobuf.Empty); }`,
-		`air.proto:10:2: rpc On has handler HANDLER_STYLE_DELIVERY; this version of protoc-gen-mq generates HANDLER_STYLE_SIMPLE handlers only: remove handler`},
+		`air.proto:7:13: batch contradicts handler HANDLER_STYLE_DELIVERY, which takes one message at a time; remove one of the two`},
 	{"services of one Go name", "", `message A { option (mq.v1.topic) = {name: "a"}; }
 service Bar { option (mq.v1.publisher) = {}; rpc Do(A) returns (google.protobuf.Empty); }
 service bar { option (mq.v1.publisher) = {}; rpc Do(A) returns (google.protobuf.Empty); }
@@ -69,7 +67,26 @@ func TestErrors(t *testing.T) {
 			if len(r.GetFile()) != 0 {
 				t.Errorf("with errors it generates %s", names(r))
 			}
+			t.Log("\n" + r.GetError())
 		})
+	}
+}
+
+// Two files of one Go package that would be written to the same place.
+func TestErrorsOfOnePath(t *testing.T) {
+	sources := map[string]string{
+		"a/air.proto": errorHeader + `message A { option (mq.v1.topic) = {}; }`,
+		"b/air.proto": errorHeader + `message B { option (mq.v1.topic) = {}; }`,
+	}
+	r := generate(t, request(t, inMemory(sources), "", "a/air.proto", "b/air.proto"))
+	want := "b/air.proto: its generated code goes to example.com/air/v1/airv1mq/air.mq.go, as that of a/air.proto does; " +
+		"rename one of the two, or give them different go_package options"
+	if r.GetError() != want || len(r.GetFile()) != 0 {
+		t.Errorf("got %s and\n%s\nwant\n%s", names(r), r.GetError(), want)
+	}
+	r = generate(t, request(t, inMemory(sources), "paths=source_relative", "a/air.proto", "b/air.proto"))
+	if r.GetError() != "" || len(r.GetFile()) != 2 {
+		t.Errorf("with paths=source_relative: got %s and %q", names(r), r.GetError())
 	}
 }
 

@@ -28,6 +28,10 @@ var goldenCases = []struct {
 	{"Legacy", "", []string{"legacy/legacy.proto"}},
 	{"Opaque", "", []string{"opaque/opaque.proto"}},
 	{"Timed", "", []string{"timed/v1/timed.proto"}},
+	{"HandlerStyles", "", []string{"handlers/v1/handlers.proto"}},
+	{"NamedLikeGeneratedTypes", "", []string{"like/like.proto", "like/publisher.proto"}},
+	{"NoPackage", "", []string{"bare.proto"}},
+	{"Hybrid", "", []string{"hybrid/hybrid.proto"}},
 }
 
 // The generated files lie in testdata/gen as Go packages that TestCompile builds and calls. Run with -update to write them anew,
@@ -51,6 +55,7 @@ func TestGolden(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				t.Logf("%s: %d lines", f.GetName(), strings.Count(f.GetContent(), "\n"))
 				if f.GetContent() != string(want) {
 					t.Errorf("%s differs; go test -update writes it anew. Got\n%s", f.GetName(), f.GetContent())
 				}

@@ -12,11 +12,8 @@ import (
 	"github.com/typedmq/typedmq/internal/topic"
 )
 
-// Reasons of faults that only this generator finds.
-const (
-	badGoName   = "BAD_GO_NAME" // two declarations become one Go name
-	unsupported = "UNSUPPORTED" // annotation that generated code does not honour yet
-)
+// badGoName is the reason of a fault that only this generator finds: two declarations become one Go name.
+const badGoName = "BAD_GO_NAME"
 
 // Build returns the files to generate for the plugin's request, none for .proto files without annotations. Suffix is added to the
 // names of the messages' Go packages; if it is empty, code goes into these packages. All faults are returned at once, as
@@ -54,13 +51,21 @@ func Build(plugin *protogen.Plugin, suffix string) ([]*File, error) {
 		}
 	}
 	var files []*File
+	paths := map[string]string{} // and their .proto files
 	for _, f := range plugin.Files {
 		if !f.Generate {
 			continue
 		}
-		if file := b.file(f); file != nil {
-			files = append(files, file)
+		file := b.file(f)
+		if file == nil {
+			continue
 		}
+		if first, taken := paths[file.Path]; taken {
+			b.faults = append(b.faults, topic.Fault{File: file.Source, Reason: badGoName, Message: fmt.Sprintf(
+				"its generated code goes to %s, as that of %s does; rename one of the two, or give them different go_package options", file.Path, first)})
+		}
+		paths[file.Path] = file.Source
+		files = append(files, file)
 	}
 	if len(b.faults) > 0 {
 		return nil, b.faults.Sorted()
@@ -136,6 +141,7 @@ func (b *builder) place(source *protogen.File) *File {
 		GoPackage:    source.GoPackageName,
 		Source:       source.Desc.Path(),
 		Deprecated:   source.Proto.GetOptions().GetDeprecated(),
+		License:      license(source.Desc),
 	}
 	if b.suffix != "" {
 		f.GoPackage += protogen.GoPackageName(b.suffix)
@@ -143,6 +149,18 @@ func (b *builder) place(source *protogen.File) *File {
 		f.Path = path.Join(path.Dir(f.Path), string(f.GoPackage), path.Base(f.Path))
 	}
 	return f
+}
+
+// license returns the comments before the first statement, which is the syntax or the edition, that do not belong to it.
+func license(f protoreflect.FileDescriptor) []protogen.Comments {
+	const syntax, edition = 12, 14
+	var comments []protogen.Comments
+	for _, field := range []int32{syntax, edition} {
+		for _, c := range f.SourceLocations().ByPath(protoreflect.SourcePath{field}).LeadingDetachedComments {
+			comments = append(comments, protogen.Comments(c))
+		}
+	}
+	return comments
 }
 
 // topics declares a function for each topic of the file.
@@ -162,6 +180,7 @@ func (b *builder) reference(f *fileBuilder, t *topic.Topic) *Topic {
 	m := b.messages[t.Message.FullName()]
 	out := &Topic{
 		Name:       t.Name,
+		Comment:    m.Comments.Leading,
 		Message:    f.imports.qualify(m.file.GoPackageName, m.GoIdent),
 		Deprecated: m.Desc.Options().(*descriptorpb.MessageOptions).GetDeprecated(),
 	}

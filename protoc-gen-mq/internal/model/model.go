@@ -17,6 +17,8 @@ type File struct {
 	// Source is the path of the .proto file.
 	Source     string
 	Deprecated bool
+	// License is what the .proto file begins with, apart from the comment of its first statement.
+	License []protogen.Comments
 	// Imports are those of the standard library, then the others, each sorted by path.
 	Imports    []Import
 	Topics     []*Topic
@@ -42,6 +44,7 @@ type Topic struct {
 	Name string
 	// Message is the Go type of its messages, qualified.
 	Message    string
+	Comment    protogen.Comments
 	Deprecated bool
 	// Key is nil for a topic without a key, as are Priority and DeliverAt without theirs. These and Headers are set where the topic is
 	// written out.
@@ -120,4 +123,14 @@ type ConsumerMethod struct {
 	Comment    protogen.Comments
 	Deprecated bool
 	Topic      *Topic
+	Style      Style
 }
+
+// Style is what a handler takes.
+type Style int
+
+const (
+	Simple   Style = iota // a message
+	Batch                 // a batch of messages
+	Delivery              // a message to settle
+)

@@ -23,7 +23,7 @@ const (
 
 // locals are the names of parameters in generated code. No import takes one of them.
 func locals() []string {
-	return []string{"ctx", "msg", "opts", "client", "worker", "consumer", "m", "r", "p"}
+	return []string{"ctx", "msg", "opts", "client", "worker", "consumer", "m", "r", "p", "batch", "delivery"}
 }
 
 // scope is the package-level names of one generated Go package and who has them.
@@ -111,7 +111,8 @@ func (i *imports) qualify(preferred protogen.GoPackageName, ident protogen.GoIde
 	}
 	name, ok := i.names[ident.GoImportPath]
 	if !ok {
-		base := string(preferred)
+		// Exported names and those of publishers are kept for declarations.
+		base := strings.TrimSuffix(unexported(string(preferred)), "Publisher")
 		name = base
 		for n := 2; i.taken[name] || token.IsKeyword(name) || types.Universe.Lookup(name) != nil; n++ {
 			name = base + strconv.Itoa(n)

@@ -51,10 +51,10 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 			}
 			continue
 		}
-		b.refuseSubscription(m, subscription)
 		consumer.Group = subscription.Group
 		consumer.Methods = append(consumer.Methods, ConsumerMethod{
 			Name: m.GoName, RPC: rpc, Comment: m.Comments.Leading, Deprecated: deprecated, Topic: b.reference(f, subscription.Topic),
+			Style: style(subscription),
 		})
 	}
 	if len(publisher.Methods) > 0 {
@@ -73,14 +73,12 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 	}
 }
 
-// refuseSubscription finds handlers that this version does not generate.
-func (b *builder) refuseSubscription(m *protogen.Method, s *topic.Subscription) {
-	if s.Batch != nil {
-		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has a batch handler; this version of protoc-gen-mq generates "+
-			"HANDLER_STYLE_SIMPLE handlers only: remove batch", m.Desc.Name()))
+func style(s *topic.Subscription) Style {
+	switch {
+	case s.Batch != nil:
+		return Batch
+	case s.Handler == topic.HandlerDelivery:
+		return Delivery
 	}
-	if s.Handler != topic.HandlerSimple {
-		b.faults = append(b.faults, topic.At(m.Desc, unsupported, "rpc %s has handler HANDLER_STYLE_DELIVERY; this version of protoc-gen-mq "+
-			"generates HANDLER_STYLE_SIMPLE handlers only: remove handler", m.Desc.Name()))
-	}
+	return Simple
 }

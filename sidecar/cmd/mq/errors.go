@@ -63,7 +63,7 @@ func report(w io.Writer, command string, err error) int {
 	case errors.Is(err, sidecar.ErrDataDir):
 		return exitDataDir
 	case errors.As(err, &call):
-		if hint := call.hint(); hint != "" {
+		if hint := call.hint(command); hint != "" {
 			fmt.Fprintf(w, "hint: %s\n", hint)
 		}
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -112,14 +112,22 @@ func unreachable(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
-func (e *callError) hint() string {
-	switch refusalInfo(e.err).GetReason() {
+func (e *callError) hint(command string) string {
+	info := refusalInfo(e.err)
+	switch info.GetReason() {
 	case "TOPIC_UNKNOWN":
 		return "mq topics lists the topics; an application declares its own when it connects"
 	case "GROUP_UNKNOWN":
 		return "mq groups lists the groups; an application declares its own when it connects"
 	case "MESSAGE_UNKNOWN":
-		return "mq dlq list shows dead letters and their ids, mq scheduled list the messages that are not due yet"
+		switch {
+		case info.GetField() == "failure":
+			return "mq dlq failures shows what dead letters died of"
+		case strings.HasPrefix(command, "mq dlq "):
+			return "mq dlq list shows dead letters and their ids"
+		case strings.HasPrefix(command, "mq scheduled "):
+			return "mq scheduled list shows the messages that are not due yet; one that is due cannot be taken back"
+		}
 	}
 	switch {
 	case unreachable(e.err):

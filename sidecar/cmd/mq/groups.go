@@ -28,9 +28,11 @@ HELD      dead letters that later messages of their key wait for
 EXPIRED   messages whose ttl was over before they were settled
 LOST      deliveries whose consumer vanished
 DELETED   messages that retention deleted before they were settled
+FILTERED  messages that the group's filter refused; FILTER ERRORS of them because it
+          failed. The two are shown where there are any
 STATE     paused, if mq group pause stopped deliveries
 
-EXPIRED, LOST and DELETED count since the sidecar took the partition.`,
+EXPIRED, LOST, DELETED and FILTERED count since the sidecar took the partition.`,
 		Example: "  mq groups\n  mq groups rebooking --topic flights.departed -o json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,10 +66,14 @@ func listGroups(cmd *cobra.Command, c *cli, q *adminv1.ListGroupsRequest) error 
 	if c.format == "json" {
 		return printJSON(cmd.OutOrStdout(), answer)
 	}
-	t := newTable(cmd.OutOrStdout(), "GROUP", "TOPIC", "PARTITION", "POSITION", "END", "LAG", "LEASED", "WAITING", "PARKED", "DEAD", "HELD",
-		"EXPIRED", "LOST", "DELETED", "CONSUMERS", "STATE")
+	header := []any{"GROUP", "TOPIC", "PARTITION", "POSITION", "END", "LAG", "LEASED", "WAITING", "PARKED", "DEAD", "HELD", "EXPIRED", "LOST", "DELETED"}
+	filters := anyFiltered(answer.GetGroups())
+	if filters {
+		header = append(header, "FILTERED", "FILTER ERRORS")
+	}
+	t := newTable(cmd.OutOrStdout(), append(header, "CONSUMERS", "STATE")...)
 	for _, g := range answer.GetGroups() {
-		groupRows(t, g)
+		groupRows(t, g, filters)
 	}
 	if err := t.flush(); err != nil {
 		return err
@@ -84,10 +90,10 @@ func listGroups(cmd *cobra.Command, c *cli, q *adminv1.ListGroupsRequest) error 
 }
 
 // groupRows shows each partition, then the total. Positions of different partitions have no sum that means anything.
-func groupRows(t *table, g *adminv1.GroupTopic) {
+func groupRows(t *table, g *adminv1.GroupTopic, filters bool) {
 	sum := &adminv1.GroupPartition{Counters: &adminv1.Counters{}}
 	for _, p := range g.GetPartitions() {
-		t.row(append([]any{g.GetGroup(), g.GetTopic(), p.GetPartition(), p.GetPosition(), p.GetEnd()}, append(groupCounts(p), "", "")...)...)
+		t.row(append([]any{g.GetGroup(), g.GetTopic(), p.GetPartition(), p.GetPosition(), p.GetEnd()}, append(groupCounts(p, filters), "", "")...)...)
 		n := p.GetCounters()
 		sum.Lag += p.GetLag()
 		sum.Leased += p.GetLeased()
@@ -98,17 +104,35 @@ func groupRows(t *table, g *adminv1.GroupTopic) {
 		sum.Counters.Expired += n.GetExpired()
 		sum.Counters.LostDeliveries += n.GetLostDeliveries()
 		sum.Counters.RetentionLost += n.GetRetentionLost()
+		sum.Counters.Filtered += n.GetFiltered()
+		sum.Counters.FilterErrors += n.GetFilterErrors()
 	}
 	state := ""
 	if g.GetPaused() {
 		state = "paused"
 	}
-	t.row(append([]any{g.GetGroup(), g.GetTopic(), "total", "", ""}, append(groupCounts(sum), g.GetConsumers(), state)...)...)
+	t.row(append([]any{g.GetGroup(), g.GetTopic(), "total", "", ""}, append(groupCounts(sum, filters), g.GetConsumers(), state)...)...)
 }
 
-// groupCounts are the cells from LAG to DELETED.
-func groupCounts(p *adminv1.GroupPartition) []any {
+// anyFiltered tells whether a filter refused a message, or failed: most groups have none, and the table is wide enough without.
+func anyFiltered(groups []*adminv1.GroupTopic) bool {
+	for _, g := range groups {
+		for _, p := range g.GetPartitions() {
+			if n := p.GetCounters(); n.GetFiltered() > 0 || n.GetFilterErrors() > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// groupCounts are the cells from LAG to DELETED, and those of filters.
+func groupCounts(p *adminv1.GroupPartition, filters bool) []any {
 	n := p.GetCounters()
-	return []any{p.GetLag(), p.GetLeased(), p.GetWaiting(), p.GetParked(), p.GetDeadLetters(), p.GetHeld(),
+	cells := []any{p.GetLag(), p.GetLeased(), p.GetWaiting(), p.GetParked(), p.GetDeadLetters(), p.GetHeld(),
 		n.GetExpired(), n.GetLostDeliveries(), n.GetRetentionLost()}
+	if filters {
+		cells = append(cells, n.GetFiltered(), n.GetFilterErrors())
+	}
+	return cells
 }

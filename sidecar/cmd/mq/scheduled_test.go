@@ -84,7 +84,7 @@ func TestScheduledCancel(t *testing.T) {
 	f.mq(t, "", "scheduled", "cancel", "t", "a", "b").want(t, 0, "canceled: 2\n", "")
 	f.mq(t, "", "scheduled", "cancel", "t", "a", "b", "c\n").want(t, 1, "canceled: 1\n", "mq: no scheduled message has the id b, c\\n\n")
 	f.mq(t, "", "scheduled", "cancel", "t", "a").want(t, 1, "", "mq: no scheduled message has one of the ids (MESSAGE_UNKNOWN, ids)\n"+
-		"hint: mq dlq list shows dead letters and their ids, mq scheduled list the messages that are not due yet\n")
+		"hint: mq scheduled list shows the messages that are not due yet; one that is due cannot be taken back\n")
 	f.mq(t, "", "scheduled", "cancel", "t", "a", "-o", "json").want(t, 0, "{\n  \"canceled\": \"1\",\n  \"unknownIds\": []\n}\n", "")
 	f.mustAsk(t, &brokerv1.CancelRequest{Topic: "t", Ids: []string{"a", "b"}}, &brokerv1.CancelRequest{Topic: "t", Ids: []string{"a", "b", "c\n"}},
 		&brokerv1.CancelRequest{Topic: "t", Ids: []string{"a"}}, &brokerv1.CancelRequest{Topic: "t", Ids: []string{"a"}})

@@ -126,6 +126,18 @@ rebooking  flights.departed  total      -         -    7    2       1        11 
 	f.mustAsk(t, &adminv1.ListGroupsRequest{Group: "rebooking", Topic: "flights.departed"})
 }
 
+// What filters do is shown where they did something.
+func TestGroupsWithFilters(t *testing.T) {
+	f := newFake(t, &adminv1.ListGroupsResponse{Groups: []*adminv1.GroupTopic{{Group: "g", Topic: "t", Partitions: []*adminv1.GroupPartition{
+		{Partition: 0, Counters: &adminv1.Counters{Filtered: 41, FilterErrors: 2}}, {Partition: 1, Counters: &adminv1.Counters{Filtered: 1}},
+	}}}})
+	f.mq(t, "", "groups").want(t, 0, `GROUP  TOPIC  PARTITION  POSITION  END  LAG  LEASED  WAITING  PARKED  DEAD  HELD  EXPIRED  LOST  DELETED  FILTERED  FILTER ERRORS  CONSUMERS  STATE
+g      t      0          0         0    0    0       0        0       0     0     0        0     0        41        2              -          -
+g      t      1          0         0    0    0       0        0       0     0     0        0     0        1         0              -          -
+g      t      total      -         -    0    0       0        0       0     0     0        0     0        42        2              0          -
+`, "")
+}
+
 func tailed(partition uint32, offset int64, key string) *adminv1.TailMessage {
 	body, _ := structpb.NewStruct(map[string]any{"origin": key, "delayMinutes": 75})
 	return &adminv1.TailMessage{
@@ -288,6 +300,18 @@ func TestErrors(t *testing.T) {
 			f := newFake(t, tt.err)
 			f.mq(t, "", "topics").want(t, 1, "", strings.ReplaceAll(tt.want, "ADDR", f.addr))
 		})
+	}
+}
+
+// The hint to an id that is unknown is about what the command looked for.
+func TestHintsOfUnknownMessages(t *testing.T) {
+	for _, tt := range []struct{ args, field, hint string }{
+		{"dlq redrive g t 1", "ids", "mq dlq list shows dead letters and their ids"},
+		{"dlq discard g t 1", "ids", "mq dlq list shows dead letters and their ids"},
+		{"dlq redrive g t --failure x", "failure", "mq dlq failures shows what dead letters died of"},
+	} {
+		f := newFake(t, refused(connect.CodeNotFound, "MESSAGE_UNKNOWN", tt.field, "none"))
+		f.mq(t, "", strings.Fields(tt.args)...).want(t, 1, "", "mq: none (MESSAGE_UNKNOWN, "+tt.field+")\nhint: "+tt.hint+"\n")
 	}
 }
 

@@ -281,9 +281,28 @@ func TestAnotherPolicyTakesEffect(t *testing.T) {
 	})
 }
 
+// TestBatchesAreLeasedLikeSingleMessages: the consumer puts batches together, and declares that it does.
+func TestBatchesAreLeasedLikeSingleMessages(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.declare(func(_ string, o *mqv1.SubscribeOptions) { o.Batch = &mqv1.Batch{MaxMessages: proto.Uint32(2)} })
+		s := w.join("baggage", bags, 10)
+		w.publish(bags, 0, 3, 3)
+		var got []delivery
+		for len(got) < 3 {
+			got = append(got, w.next(s)...)
+		}
+		w.settle("baggage", bags, broker.Acked, got...)
+		err := w.tryDeclare(func(_ string, o *mqv1.SubscribeOptions) { o.Batch = &mqv1.Batch{MaxMessages: proto.Uint32(1000)} })
+		if err == nil || string(broker.Refusal(err).Reason) != "CONTRADICTION" {
+			t.Fatalf("a batch that is never full was declared with %v", err)
+		}
+	})
+}
+
 func TestUnsupportedOptionsAreRefused(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
-		err := w.tryDeclare(func(_ string, o *mqv1.SubscribeOptions) { o.Batch = &mqv1.Batch{MaxMessages: proto.Uint32(2)} })
+		w.topics = func(_ string, o *mqv1.TopicOptions) { o.Dedupe = &mqv1.Dedupe{} }
+		err := w.tryDeclareTopic("air.flights.v1.BagsChecked")
 		if err == nil || broker.Refusal(err).Reason != broker.UnsupportedOption {
 			t.Fatalf("declared with %v", err)
 		}

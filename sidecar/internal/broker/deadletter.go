@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,7 +78,9 @@ func parsePlace(id string) (partition uint32, number int64, ok bool) {
 }
 
 // DeadLetters lists dead letters of a group in a topic, by partition, priority and offset. id, if not empty, asks for those of one id. The next page
-// begins at the token returned, which is empty at the end.
+// begins at the token returned, which is empty at the end. Partitions that another sidecar owns are left out, as Groups tells.
+// Errors: *Error of reason PartitionAway if no partition is served here, if nothing of the id was found and some are not, or while one changes its owner;
+// BadPageToken, TopicUnknown, GroupUnknown, or that of a read or of damage.
 func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id string, limit int, pageToken string) ([]DeadLetter, string, error) {
 	g, refused := b.awake(ctx, groupName, topicName)
 	if refused != nil {
@@ -93,8 +96,13 @@ func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id strin
 	}
 	var out []DeadLetter
 	size := 0
+	var away error
 	for ; partition < len(g.shards); partition, number = partition+1, 0 {
 		for d, err := range g.shards[partition].deadLetters(ctx, number) {
+			if errors.Is(err, errOwned) {
+				away = err
+				break
+			}
 			if err != nil {
 				return nil, "", Refusal(err)
 			}
@@ -108,7 +116,18 @@ func (b *Broker) DeadLetters(ctx context.Context, groupName, topicName, id strin
 			out = append(out, d)
 		}
 	}
+	if away != nil && len(out) == 0 && (id != "" || !g.servesAny()) {
+		return nil, "", Refusal(away)
+	}
 	return out, "", nil
+}
+
+// servesAny tells whether any partition of the group is served here.
+func (g *group) servesAny() bool {
+	return slices.ContainsFunc(g.shards, func(s *shard) bool {
+		_, err := s.storeNow()
+		return err == nil
+	})
 }
 
 // deadLetterAt is the list of the one dead letter at a place, or of none.
@@ -167,15 +186,6 @@ func (p letterPages) token(partition uint32, number int64) string {
 	b = binary.BigEndian.AppendUint64(b, uint64(number))
 	b = binary.BigEndian.AppendUint64(b, p.tag(Token{Token: dispatch.Token{Offset: dispatch.Offset(number)}, Partition: partition}))
 	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-// DeadLetterPage is the token of the page of DeadLetters that begins with a partition, for a caller that asks each partition's owner for its part.
-func (b *Broker) DeadLetterPage(groupName, topicName string, partition uint32) (string, error) {
-	g, refused := b.group(groupName, topicName)
-	if refused != nil {
-		return "", refused
-	}
-	return g.letterPages(listLetters).token(partition, 0), nil
 }
 
 // parse is where a page begins: for the empty token at the first dead letter.

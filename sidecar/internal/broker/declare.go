@@ -168,29 +168,11 @@ func unsupported(t *topic.Topic) error {
 	return nil
 }
 
-func unsupportedPolicy(s *topic.Subscription) error {
-	for _, o := range []struct {
-		set  bool
-		name string
-	}{
-		{s.Batch != nil, "batch"},
-	} {
-		if o.set {
-			return fail(UnsupportedOption, "subscriptions", "subscription %q: this version of the sidecar does not support %s", s.RPC, o.name).
-				with("option", o.name)
-		}
-	}
-	return nil
-}
-
 // subscription adds a group's interest in a topic.
 func (p *declaring) subscription(ctx context.Context, rpc string) error {
 	s, ok := p.set.Subscription(rpc)
 	if !ok {
 		return fail(RPCUnknown, "subscriptions", "the descriptors have no consumer rpc %q", clip(rpc)).with("rpc", clip(rpc))
-	}
-	if err := unsupportedPolicy(s); err != nil {
-		return err
 	}
 	if err := p.add(s.Topic, false); err != nil {
 		return err

@@ -166,50 +166,35 @@ func (w *World) await(c *client) bool {
 	return false
 }
 
-// census lists all dead letters of a group.
+// census lists all dead letters of a group, asking every sidecar: each lists those of its own partitions.
 func (w *World) census(c *client, g *Group) (all []broker.DeadLetter, ok bool) {
 	seen := map[string]bool{}
-	for p := range w.plan.topic(g.Topic).Partitions {
-		served := false
-		for _, at := range w.live {
-			type answer struct {
-				dead []broker.DeadLetter
-				err  error
-			}
-			got, r := call(c, at, func(ctx context.Context, b *broker.Broker) (a answer) {
-				first, err := b.DeadLetterPage(g.Name, g.Topic, uint32(p))
-				if err != nil {
-					a.err = err
+	for _, at := range w.live {
+		type answer struct {
+			dead []broker.DeadLetter
+			err  error
+		}
+		got, r := call(c, at, func(ctx context.Context, b *broker.Broker) (a answer) {
+			for page := ""; ; {
+				var some []broker.DeadLetter
+				some, page, a.err = b.DeadLetters(ctx, g.Name, g.Topic, "", 50, page)
+				a.dead = append(a.dead, some...)
+				if a.err != nil || page == "" {
 					return a
 				}
-				for page := first; ; {
-					var some []broker.DeadLetter
-					some, page, a.err = b.DeadLetters(ctx, g.Name, g.Topic, "", 50, page)
-					for _, d := range some {
-						if d.Partition == p {
-							a.dead = append(a.dead, d)
-						}
-					}
-					if a.err != nil || page == "" || len(some) > 0 && some[len(some)-1].Partition > p {
-						if len(a.dead) > 0 || len(some) > 0 {
-							a.err = nil // a later partition is another's
-						}
-						return a
-					}
-				}
-			})
-			if r != OK || got.err != nil && w.plan.Sidecars == 1 {
-				continue
 			}
-			served = true
-			for _, d := range got.dead {
-				if id := fmt.Sprint(d.Partition, "@", d.Offset); !seen[id] {
-					seen[id] = true
-					all = append(all, d)
-				}
+		})
+		// One that owns no partition of the group refuses.
+		if r != OK || got.err != nil && (w.plan.Sidecars == 1 || broker.Refusal(got.err).Reason != broker.PartitionAway) {
+			continue
+		}
+		ok = true
+		for _, d := range got.dead {
+			if id := fmt.Sprint(d.Partition, "@", d.Offset); !seen[id] {
+				seen[id] = true
+				all = append(all, d)
 			}
 		}
-		ok = served
 	}
 	return all, ok
 }

@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // InvoiceTopic is the topic "invoices".
+//
+// Invoice is a numbered invoice of a customer.
 func InvoiceTopic() mq.Topic[*scenariosv1.Invoice] {
 	return mq.NewTopic("invoices", func(m *scenariosv1.Invoice, r *mq.Record) {
 		r.Key = []byte(m.GetCustomer())

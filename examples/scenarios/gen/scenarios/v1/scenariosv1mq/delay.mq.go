@@ -17,6 +17,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // ReminderTopic is the topic "reminders".
+//
+// Reminder is something that a person wants to hear of, later.
 func ReminderTopic() mq.Topic[*scenariosv1.Reminder] {
 	return mq.NewTopic("reminders", func(m *scenariosv1.Reminder, r *mq.Record) {
 		r.SetDeliverAt(m.GetAt())

@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // OrderTopic is the topic "orders".
+//
+// Order is what a customer bought.
 func OrderTopic() mq.Topic[*scenariosv1.Order] {
 	return mq.NewTopic("orders", func(m *scenariosv1.Order, r *mq.Record) {
 		r.Key = []byte(m.GetCustomer())

@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // BookingTopic is the topic "bookings".
+//
+// Booking changes the balance of an account. Bookings of one account are handled one after the other, since the topic has a key.
 func BookingTopic() mq.Topic[*scenariosv1.Booking] {
 	return mq.NewTopic("bookings", func(m *scenariosv1.Booking, r *mq.Record) {
 		r.Key = []byte(m.GetAccount())
@@ -23,6 +25,8 @@ func BookingTopic() mq.Topic[*scenariosv1.Booking] {
 }
 
 // StepTopic is the topic "journal".
+//
+// Step is a line of a journal, whose lines are handled one after the other, whatever their subject.
 func StepTopic() mq.Topic[*scenariosv1.Step] {
 	return mq.NewTopic("journal", func(m *scenariosv1.Step, r *mq.Record) {
 		r.Key = []byte(m.GetJournal())

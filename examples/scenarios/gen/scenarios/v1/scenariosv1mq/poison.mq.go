@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // PictureTopic is the topic "pictures".
+//
+// Picture is an uploaded picture.
 func PictureTopic() mq.Topic[*scenariosv1.Picture] {
 	return mq.NewTopic[scenariosv1.Picture]("pictures", nil)
 }

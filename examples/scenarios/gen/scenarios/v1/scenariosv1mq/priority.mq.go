@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // JobTopic is the topic "jobs".
+//
+// Job is work to be done, some of it soon.
 func JobTopic() mq.Topic[*scenariosv1.Job] {
 	return mq.NewTopic("jobs", func(m *scenariosv1.Job, r *mq.Record) {
 		r.SetPriority(int64(m.GetUrgency()))

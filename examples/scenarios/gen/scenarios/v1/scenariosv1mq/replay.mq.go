@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // VisitTopic is the topic "visits".
+//
+// Visit is a page that somebody looked at.
 func VisitTopic() mq.Topic[*scenariosv1.Visit] {
 	return mq.NewTopic[scenariosv1.Visit]("visits", nil)
 }

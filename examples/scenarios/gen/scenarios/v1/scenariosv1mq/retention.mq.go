@@ -16,11 +16,15 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // MeasurementTopic is the topic "measurements".
+//
+// Measurement is a series of values. They are kept for whoever wants them, as long as there is room.
 func MeasurementTopic() mq.Topic[*scenariosv1.Measurement] {
 	return mq.NewTopic[scenariosv1.Measurement]("measurements", nil)
 }
 
 // TaskTopic is the topic "tasks".
+//
+// Task is work for somebody. It is kept until it is done, and then deleted.
 func TaskTopic() mq.Topic[*scenariosv1.Task] {
 	return mq.NewTopic[scenariosv1.Task]("tasks", nil)
 }

@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // PaymentTopic is the topic "payments".
+//
+// Payment is money that a customer owes.
 func PaymentTopic() mq.Topic[*scenariosv1.Payment] {
 	return mq.NewTopic[scenariosv1.Payment]("payments", nil)
 }

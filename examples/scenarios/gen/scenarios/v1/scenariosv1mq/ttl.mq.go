@@ -17,6 +17,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // QuoteTopic is the topic "quotes".
+//
+// Quote is a price, of use for two seconds.
 func QuoteTopic() mq.Topic[*scenariosv1.Quote] {
 	return mq.NewTopic[scenariosv1.Quote]("quotes", nil)
 }

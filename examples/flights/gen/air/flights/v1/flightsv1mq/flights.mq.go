@@ -16,6 +16,8 @@ import (
 const _ = mq.GeneratedCodeV1
 
 // FlightDepartedTopic is the topic "flights.departed".
+//
+// FlightDeparted says that an aircraft left the gate.
 func FlightDepartedTopic() mq.Topic[*flightsv1.FlightDeparted] {
 	return mq.NewTopic("flights.departed", func(m *flightsv1.FlightDeparted, r *mq.Record) {
 		r.Key = []byte(m.GetOrigin())
@@ -24,6 +26,8 @@ func FlightDepartedTopic() mq.Topic[*flightsv1.FlightDeparted] {
 }
 
 // BagsCheckedTopic is the topic "bags.checked".
+//
+// BagsChecked asks for the bags of a flight to be moved, once.
 func BagsCheckedTopic() mq.Topic[*flightsv1.BagsChecked] {
 	return mq.NewTopic[flightsv1.BagsChecked]("bags.checked", nil)
 }

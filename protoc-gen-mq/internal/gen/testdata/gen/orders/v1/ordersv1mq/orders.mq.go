@@ -32,6 +32,8 @@ func OrderTopic() mq.Topic[*ordersv1.Order] {
 
 // Order_PaymentTopic is the topic "orders.v1.Order.Payment".
 //
+// Payment is nested.
+//
 // Deprecated: the .proto file says so.
 func Order_PaymentTopic() mq.Topic[*ordersv1.Order_Payment] {
 	return mq.NewTopic("orders.v1.Order.Payment", func(m *ordersv1.Order_Payment, r *mq.Record) {
