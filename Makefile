@@ -13,13 +13,13 @@ CHAOS ?=
 SCENARIO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate bench measure-schedule stress mutants clean
+.PHONY: help build demo test test-breaking lint generate bench measure-schedule stress mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/mq, bin/protoc-gen-mq and the examples
-	$(GO) build -o bin/ ./sidecar/cmd/mq ./protoc-gen-mq ./examples/flights ./examples/scenarios
+build: ## build bin/mq, bin/protoc-gen-mq, bin/buf-plugin-mq and the examples
+	$(GO) build -o bin/ ./sidecar/cmd/mq ./protoc-gen-mq ./buf-plugin-mq ./examples/flights ./examples/scenarios
 
 demo: build ## 20,000 flights through a real sidecar, DATA=file.json for real ones, CHAOS=1 to kill it; or SCENARIO=all for each promise about delivery
 ifdef SCENARIO
@@ -32,6 +32,10 @@ test: ## all tests, with the race detector where there is a C compiler
 	@$(if $(RACE),true,echo "no C compiler: testing without the race detector")
 	$(GO) test $(RACE) ./...
 
+test-breaking: ## buf breaking with our plugin on testdata: each change of a contract fails with one line, each safe one passes
+	$(GO) build -o bin/ ./buf-plugin-mq
+	@$(GO) -C buf-plugin-mq test -count 1 -timeout 5m -run TestBuf -args -buf "$$($(TOOL) -n buf)" -plugin "$(CURDIR)/bin/buf-plugin-mq"
+
 lint: ## gofmt, go vet, staticcheck, buf lint
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '/gen/')); test -z "$$out" || { echo "gofmt -w these files:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
@@ -42,6 +46,7 @@ generate: ## write all generated code anew
 	$(TOOL) buf generate
 	$(TOOL) buf generate --template examples/flights/buf.gen.yaml
 	$(TOOL) buf generate --template examples/scenarios/buf.gen.yaml
+	$(GO) test -count 1 -run TestReference . -update
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...

@@ -23,8 +23,13 @@ const (
 // adding it, say in one sentence what it knows that no other does.
 var architecture = map[string][]string{
 	// What the annotations mean, for the plugin and the sidecar alike.
-	"internal/topic":  {"internal/filter", schemas, protobuf},
-	"internal/filter": {protobuf, "cel.dev/cel-go"},
+	"internal/topic":        {"internal/filter", schemas, protobuf},
+	"internal/topic/compat": {"internal/topic", protobuf}, // which changes of it break somebody
+	"internal/filter":       {protobuf, "cel.dev/cel-go"},
+
+	// The check that buf runs.
+	"buf-plugin-mq":                {"buf-plugin-mq/internal/rules", "buf.build/go/bufplugin"},
+	"buf-plugin-mq/internal/rules": {"internal/topic", schemas, protobuf, "buf.build/go/bufplugin"},
 
 	// The plugin.
 	"protoc-gen-mq":                {"protoc-gen-mq/internal/gen", protobuf},

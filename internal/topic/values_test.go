@@ -133,42 +133,6 @@ message At { option (mq.v1.topic).name = "at"; google.protobuf.Timestamp at = 1 
 	}
 }
 
-func TestIncompatible(t *testing.T) {
-	load := func(options, fields string) *topic.Topic {
-		set, faults := topic.Load(compile(t, map[string]string{
-			"m.proto": header + `message M { option (mq.v1.topic) = {name: "m" ` + options + `}; ` + fields + ` } message I { string id = 1; }`,
-		}, false, "m.proto"))
-		if faults != nil {
-			t.Fatal(faults)
-		}
-		return set.Topics[0]
-	}
-	base := load(`key: "a"`, `string a = 1; I b = 2;`)
-	for _, test := range []struct{ options, want string }{
-		{`key: "a" retention: {seconds: 5} max_message_bytes: 7`, ""},
-		{`key: "b.id" partitions: 8`, "key: a became b.id"},
-		{``, "key: a became none"},
-		{`key: "a" partitions: 8 delivery: DELIVERY_QUEUE`, "partitions: 16 became 8"},
-		{`key: "a" ordering: ORDERING_PER_PARTITION`, "ordering: per_key became per_partition"},
-		{`key: "a" ordering: ORDERING_NONE`, "ordering: per_key became none"},
-		{`key: "a" delivery: DELIVERY_QUEUE`, "delivery: pubsub became queue"},
-	} {
-		d := topic.Incompatible(base, load(test.options, `string a = 1; I b = 2;`))
-		got := ""
-		if d != nil {
-			got = d.String()
-		}
-		if got != test.want {
-			t.Errorf("%s: got %q, want %q", test.options, got, test.want)
-		}
-	}
-	other := *base
-	other.Message = base.Message.ParentFile().Messages().ByName("I")
-	if d := topic.Incompatible(base, &other); d == nil || d.String() != "message: air.v1.M became air.v1.I" {
-		t.Errorf("got %v", d)
-	}
-}
-
 func TestCheckName(t *testing.T) {
 	for _, name := range []string{"a", "flights.departed", "A-b_c.9", "mq", "mqx.y", strings.Repeat("x", 249)} {
 		if err := topic.CheckName(name); err != nil {

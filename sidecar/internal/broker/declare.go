@@ -11,6 +11,7 @@ import (
 
 	"github.com/typedmq/typedmq/internal/filter"
 	"github.com/typedmq/typedmq/internal/topic"
+	"github.com/typedmq/typedmq/internal/topic/compat"
 	storagev1 "github.com/typedmq/typedmq/schemas/gen/mq/storage/v1"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 	"github.com/typedmq/typedmq/sidecar/internal/schema"
@@ -85,7 +86,7 @@ func (b *Broker) register(ctx context.Context, set *schema.Set, d Declaration) (
 	if err != nil {
 		return Declared{}, Refusal(err)
 	}
-	plan := declaring{broker: b, set: set, topics: make(map[string]*storagev1.Topic)}
+	plan := declaring{broker: b, set: set, topics: make(map[string]*storagev1.Topic), renamed: make(map[string]string)}
 	for _, message := range d.Topics {
 		if err := plan.topic(message); err != nil {
 			return Declared{}, err
@@ -109,6 +110,7 @@ type declaring struct {
 	declared Declared
 
 	topics        map[string]*storagev1.Topic // new or newer, by name
+	renamed       map[string]string           // the names that topics have until now, by their new ones
 	subscriptions []*storagev1.Subscription
 }
 
@@ -118,39 +120,57 @@ func (p *declaring) topic(message string) error {
 	if !ok {
 		return fail(MessageUnknown, "topics", "the descriptors have no topic of message %q", clip(message)).with("message", clip(message))
 	}
-	return p.add(t, true)
+	_, err := p.add(t, true)
+	return err
 }
 
-// add registers a topic unless it is there. The declaration of a publisher wins over an older one; that of a consumer only
-// fills the gap.
-func (p *declaring) add(t *topic.Topic, publisher bool) error {
+// add registers a topic unless it is there, and returns the name that it goes by. The declaration of a publisher wins over an older one; that of a consumer only
+// fills the gap. One under a new name renames the topic, whoever declares it.
+func (p *declaring) add(t *topic.Topic, publisher bool) (name string, err error) {
 	if err := unsupported(t); err != nil {
-		return err
+		return "", err
 	}
-	c := p.broker.catalogue
-	have := c.mu.topics[t.Name]
-	if have != nil {
-		old, err := p.broker.resolveLocked(have)
-		if err != nil {
-			return err
-		}
-		if diff := topic.Incompatible(old.decl, t); diff != nil {
-			return fail(TopicIncompatible, "topics", "topic %q is declared otherwise already: %v", t.Name, diff).
-				with("topic", t.Name).with("difference", diff.What).with("old", diff.Old).with("new", diff.New)
-		}
+	have, err := p.holder(t)
+	if err != nil {
+		return "", err
 	}
 	p.declared.Topics = append(p.declared.Topics, t)
-	switch {
-	case have == nil:
+	if have == nil {
 		p.topics[t.Name] = &storagev1.Topic{
 			Name: t.Name, Message: string(t.Message.FullName()), DescriptorsHash: p.set.Hash[:], CreatedMs: p.broker.wall().UnixMilli(),
 		}
-	case publisher && string(have.GetDescriptorsHash()) != string(p.set.Hash[:]):
-		p.topics[t.Name] = &storagev1.Topic{
-			Id: have.GetId(), Name: t.Name, Message: have.GetMessage(), DescriptorsHash: p.set.Hash[:], CreatedMs: have.GetCreatedMs(),
-		}
+		return t.Name, nil
 	}
-	return nil
+	set := p.set
+	if string(have.GetDescriptorsHash()) != string(p.set.Hash[:]) {
+		set = p.broker.catalogue.mu.sets[hash(have.GetDescriptorsHash())]
+	}
+	old, err := resolveTopic(have, set)
+	if err != nil {
+		return "", err
+	}
+	if diffs := compat.Fixed(old.decl, t); len(diffs) > 0 {
+		diff := diffs[0]
+		return "", fail(TopicIncompatible, "topics", "topic %q is declared otherwise already: %v", t.Name, diff).
+			with("topic", t.Name).with("difference", diff.What).with("old", diff.Old).with("new", diff.New)
+	}
+	rename := have.GetName() != t.Name
+	switch {
+	case rename && !slices.Contains(t.Aliases, have.GetName()):
+		if slices.Contains(old.decl.Aliases, t.Name) {
+			return have.GetName(), nil // by a former name: an older declaration
+		}
+		return "", fail(TopicIncompatible, "topics", "topic %q has an alias of topic %q, but not its name: add the alias %q, or remove the other", t.Name,
+			have.GetName(), have.GetName()).with("topic", t.Name).with("difference", "aliases").with("old", have.GetName()).with("new", t.Name)
+	case rename && have.GetId() != 0:
+		p.renamed[t.Name] = have.GetName()
+	case !publisher || string(have.GetDescriptorsHash()) == string(p.set.Hash[:]):
+		return have.GetName(), nil
+	}
+	p.topics[t.Name] = &storagev1.Topic{
+		Id: have.GetId(), Name: t.Name, Message: have.GetMessage(), DescriptorsHash: p.set.Hash[:], CreatedMs: have.GetCreatedMs(),
+	}
+	return t.Name, nil
 }
 
 // unsupported refuses what the annotations can say and this version does not do: better than to ignore it.
@@ -174,30 +194,30 @@ func (p *declaring) subscription(ctx context.Context, rpc string) error {
 	if !ok {
 		return fail(RPCUnknown, "subscriptions", "the descriptors have no consumer rpc %q", clip(rpc)).with("rpc", clip(rpc))
 	}
-	if err := p.add(s.Topic, false); err != nil {
+	name, err := p.add(s.Topic, false)
+	if err != nil {
 		return err
 	}
 	c := p.broker.catalogue
 	if s.Topic.Delivery == topic.Queue {
 		for k := range c.mu.subscriptions {
-			if k.topic == s.Topic.Name && k.group != s.Group {
+			if (k.topic == name || k.topic == p.renamed[name]) && k.group != s.Group {
 				return fail(QueueHasGroup, "subscriptions", "topic %q is a queue and belongs to group %q", k.topic, k.group).
 					with("topic", k.topic).with("group", k.group)
 			}
 		}
 	}
 	p.declared.Subscriptions = append(p.declared.Subscriptions, s)
-	have := c.mu.subscriptions[groupKey{s.Group, s.Topic.Name}]
-	if have != nil && have.GetRpc() == rpc && string(have.GetDescriptorsHash()) == string(p.set.Hash[:]) {
+	have := p.subscribed(s.Group, name)
+	if have != nil && have.GetTopic() == name && have.GetRpc() == rpc && string(have.GetDescriptorsHash()) == string(p.set.Hash[:]) {
 		return nil
 	}
-	entry := &storagev1.Subscription{Group: s.Group, Topic: s.Topic.Name, Rpc: rpc, DescriptorsHash: p.set.Hash[:]}
+	entry := &storagev1.Subscription{Group: s.Group, Topic: name, Rpc: rpc, DescriptorsHash: p.set.Hash[:]}
 	if have != nil {
 		entry.CreatedMs, entry.StartOffsets, entry.Paused = have.GetCreatedMs(), have.GetStartOffsets(), have.GetPaused()
 	} else {
 		entry.CreatedMs, entry.Paused = p.broker.wall().UnixMilli(), c.mu.paused[s.Group]
-		var err error
-		if entry.StartOffsets, err = p.starts(ctx, s); err != nil {
+		if entry.StartOffsets, err = p.starts(ctx, s, name); err != nil {
 			return Refusal(err)
 		}
 	}
@@ -206,9 +226,12 @@ func (p *declaring) subscription(ctx context.Context, rpc string) error {
 }
 
 // starts is where a new group begins in each log of the topic, as group.startOf reads it.
-func (p *declaring) starts(ctx context.Context, s *topic.Subscription) ([]int64, error) {
+func (p *declaring) starts(ctx context.Context, s *topic.Subscription, name string) ([]int64, error) {
 	t := &topicState{decl: s.Topic}
-	have := p.broker.catalogue.mu.topics[s.Topic.Name]
+	have := p.named(name)
+	if have.GetId() == 0 { // new with this declaration
+		have = nil
+	}
 	if have != nil {
 		t.id = engine.TopicID(have.GetId())
 	}
@@ -254,6 +277,9 @@ func (p *declaring) commit(ctx context.Context) error {
 	for _, t := range c.mu.topics {
 		next = max(next, t.GetId())
 	}
+	moved, forgotten := p.moves()
+	p.subscriptions = append(p.subscriptions, moved...)
+	writes = append(writes, forgotten...)
 	names := slices.Sorted(maps.Keys(p.topics))
 	for _, name := range names {
 		t := p.topics[name]
@@ -276,6 +302,7 @@ func (p *declaring) commit(ctx context.Context) error {
 		return err
 	}
 	c.mu.sets[p.set.Hash] = p.set
+	p.forgetLocked()
 	var news contents
 	for _, name := range names {
 		t := p.topics[name]
@@ -303,12 +330,7 @@ func (b *Broker) takeEffectLocked(news contents) error {
 		if err != nil {
 			return err
 		}
-		b.mu.Lock()
-		b.mu.topics[t.decl.Name] = t
-		for _, alias := range t.decl.Aliases {
-			b.mu.topics[alias] = t
-		}
-		b.mu.Unlock()
+		b.nameTopic(t)
 	}
 	select {
 	case b.declared <- struct{}{}:
@@ -339,7 +361,10 @@ func (b *Broker) takeEffectLocked(news contents) error {
 
 // resolveLocked gives a listed topic its meaning.
 func (b *Broker) resolveLocked(entry *storagev1.Topic) (*topicState, error) {
-	set := b.catalogue.mu.sets[hash(entry.GetDescriptorsHash())]
+	return resolveTopic(entry, b.catalogue.mu.sets[hash(entry.GetDescriptorsHash())])
+}
+
+func resolveTopic(entry *storagev1.Topic, set *schema.Set) (*topicState, error) {
 	if set == nil {
 		return nil, fmt.Errorf("topic %q: its descriptors are not in the catalogue", entry.GetName())
 	}
@@ -359,6 +384,7 @@ func (b *Broker) resolveSubscriptionLocked(entry *storagev1.Subscription) (*subs
 	if !ok {
 		return nil, fmt.Errorf("subscription %q: its descriptors do not declare it", entry.GetRpc())
 	}
+	s = underName(s, entry.GetTopic())
 	state := &subscriptionState{decl: s, codec: set.Codec(s.Topic), starts: entry.GetStartOffsets(), paused: entry.GetPaused()}
 	if s.Filter != "" {
 		f, err := filter.Compile(s.Filter, s.Topic.Message)

@@ -16,7 +16,7 @@ type expiry struct {
 // expiry is that of the topic as it is declared now.
 func (sv *serving) expiry() expiry {
 	decl := sv.group.topic.decl
-	if t, err := sv.broker.topic(decl.Name); err == nil {
+	if t, err := sv.broker.topic(sv.group.topicName()); err == nil {
 		decl = t.decl
 	}
 	return expiry{ttl: decl.TTL, origin: sv.broker.wall().Add(-time.Duration(sv.broker.now()))}

@@ -54,6 +54,9 @@ func (g *group) replacePolicy(s *subscriptionState) {
 	}
 }
 
+// topicName is the name that the topic goes by today.
+func (g *group) topicName() string { return g.policy.Load().decl.Topic.Name }
+
 // allSessions are the group's consumers, the longest there first.
 func (g *group) allSessions() []*Session {
 	g.mu.Lock()

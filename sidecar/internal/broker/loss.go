@@ -19,7 +19,7 @@ func (sv *serving) lost(l *lane, first dispatch.Offset, n int64) {
 	}
 	sv.counted.RetentionLost += n
 	sv.broker.log.Warn("retention deleted messages before their group settled them", "group", sv.group.name,
-		"topic", sv.group.topic.decl.Name, "partition", sv.partition, "priority", l.index+1, "first", first, "messages", n)
+		"topic", sv.group.topicName(), "partition", sv.partition, "priority", l.index+1, "first", first, "messages", n)
 }
 
 // unsettled counts the offsets of a range at the cursor that no saved block says are settled.

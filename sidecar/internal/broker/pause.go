@@ -22,7 +22,7 @@ func (b *Broker) Pause(ctx context.Context, groupName, topicName string, paused 
 		if refused != nil {
 			return nil, refused
 		}
-		topicName = g.topic.decl.Name
+		topicName = g.topicName()
 	} else if err := topic.CheckName(groupName); err != nil {
 		return nil, badName("group", err)
 	}

@@ -120,9 +120,9 @@ func (b *Broker) moveDeadLetters(ctx context.Context, groupName, topicName strin
 	case m.next != "":
 		return m.n, nil, m.next, nil
 	case m.n == 0 && s.Page == "" && len(m.unseen) > 0:
-		return 0, nil, "", fail(MessageUnknown, "ids", "no dead letter of group %q in topic %q has such an id", g.name, g.topic.decl.Name)
+		return 0, nil, "", fail(MessageUnknown, "ids", "no dead letter of group %q in topic %q has such an id", g.name, g.topicName())
 	case m.n == 0 && s.Page == "" && s.Failure != "":
-		return 0, nil, "", fail(MessageUnknown, "failure", "no dead letter of group %q in topic %q died of failure %q", g.name, g.topic.decl.Name, s.Failure)
+		return 0, nil, "", fail(MessageUnknown, "failure", "no dead letter of group %q in topic %q died of failure %q", g.name, g.topicName(), s.Failure)
 	}
 	return m.n, slices.Sorted(maps.Keys(m.unseen)), "", nil
 }

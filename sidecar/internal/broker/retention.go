@@ -255,7 +255,7 @@ func (r *retainer) deadLetters(ctx context.Context) {
 			m := &move{group: g, do: (*serving).expire, chosen: func(d DeadLetter) bool { return now.Sub(d.Died) >= keep }, oldestLeft: now}
 			err := m.shard(ctx, s, 0)
 			if m.n > 0 {
-				r.log.Info("deleted dead letters past their retention", "group", g.name, "topic", g.topic.decl.Name, "partition", s.partition, "count", m.n)
+				r.log.Info("deleted dead letters past their retention", "group", g.name, "topic", g.topicName(), "partition", s.partition, "count", m.n)
 			}
 			switch {
 			case err == nil:
@@ -263,7 +263,7 @@ func (r *retainer) deadLetters(ctx context.Context) {
 			case ctx.Err() != nil:
 				return
 			case !errors.Is(err, errNotServing):
-				r.log.Warn("delete old dead letters", "group", g.name, "topic", g.topic.decl.Name, "partition", s.partition, "error", err)
+				r.log.Warn("delete old dead letters", "group", g.name, "topic", g.topicName(), "partition", s.partition, "error", err)
 			}
 		}
 	}

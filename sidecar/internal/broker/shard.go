@@ -155,7 +155,7 @@ func (s *shard) run(ctx context.Context) {
 			wait = retryFirst
 		}
 		if !errors.Is(err, errOwned) {
-			s.group.broker.log.Warn("partition is not served for now", "group", s.group.name, "topic", s.group.topic.decl.Name,
+			s.group.broker.log.Warn("partition is not served for now", "group", s.group.name, "topic", s.group.topicName(),
 				"partition", s.partition, "error", err, "retry_in", wait)
 		}
 		s.sleep(ctx, wait)

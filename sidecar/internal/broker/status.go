@@ -72,7 +72,7 @@ func (b *Broker) topicStatus(ctx context.Context, t *topicState) TopicStatus {
 func (b *Broker) groupsBy(name, topicName string) []*group {
 	var out []*group
 	for _, g := range b.allGroups() {
-		if (name == "" || g.name == name) && (topicName == "" || g.topic.decl.Name == topicName) {
+		if (name == "" || g.name == name) && (topicName == "" || g.topicName() == topicName) {
 			out = append(out, g)
 		}
 	}
@@ -145,7 +145,7 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 	}
 	var out []GroupStatus
 	for _, g := range b.groupsBy(name, topicName) {
-		st := GroupStatus{Group: g.name, Topic: g.topic.decl.Name, Consumers: len(g.allSessions()), Paused: g.policy.Load().paused,
+		st := GroupStatus{Group: g.name, Topic: g.topicName(), Consumers: len(g.allSessions()), Paused: g.policy.Load().paused,
 			Partitions: make([]ShardStatus, len(g.shards))}
 		if g.resting() {
 			for p, sh := range g.shards {

@@ -242,29 +242,32 @@ func (HandlerStyle) EnumDescriptor() ([]byte, []int) {
 // TopicOptions describes a topic. Partitions, key, ordering and delivery are fixed for the topic's life.
 type TopicOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 249 of [A-Za-z0-9._-]. Default: the full name of the message.
+	// At most 249 of [A-Za-z0-9._-], not beginning with "mq." or "__". Default: the full name of the message, so that moving the message renames the topic.
+	// A topic that is renamed needs its old name in aliases.
 	Name *string `protobuf:"bytes,1,opt,name=name,proto3,oneof" json:"name,omitempty"`
-	// 1 to 1024, default 16, fixed for life.
+	// How many logs the topic is spread over, by key: 1 to 1024, default 16, fixed for life.
 	Partitions *uint32 `protobuf:"varint,2,opt,name=partitions,proto3,oneof" json:"partitions,omitempty"`
-	// Default: DELIVERY_PUBSUB.
+	// Who gets a message. Default: DELIVERY_PUBSUB. Fixed for life.
 	Delivery *Delivery `protobuf:"varint,3,opt,name=delivery,proto3,enum=mq.v1.Delivery,oneof" json:"delivery,omitempty"`
-	// Default: ORDERING_PER_KEY with a key, ORDERING_NONE without.
+	// Which messages wait for one another. Default: ORDERING_PER_KEY with a key, ORDERING_NONE without. Fixed for life.
 	Ordering *Ordering `protobuf:"varint,4,opt,name=ordering,proto3,enum=mq.v1.Ordering,oneof" json:"ordering,omitempty"`
 	// How long a PUBSUB topic keeps a message, default 7 days, 0 for ever. A QUEUE keeps a message until it is settled.
 	Retention *durationpb.Duration `protobuf:"bytes,5,opt,name=retention,proto3,oneof" json:"retention,omitempty"`
-	// Path of the key field ("customer.id"), for a message whose fields one cannot annotate.
+	// Path of the key field ("customer.id"), for a key inside another message or a message whose fields one cannot annotate. It stands for (mq.v1.field).key, and one
+	// topic has only one of the two. Fixed for life.
 	Key *string `protobuf:"bytes,6,opt,name=key,proto3,oneof" json:"key,omitempty"`
-	// Publishing the same dedupe id again within the window has no effect.
+	// Publishing the same dedupe id again within the window has no effect. A field marked dedupe_id turns it on with the default window.
 	Dedupe *Dedupe `protobuf:"bytes,7,opt,name=dedupe,proto3,oneof" json:"dedupe,omitempty"`
-	// Number of priority levels, 1 to 10, default 1. Needs ORDERING_NONE.
+	// Number of priority levels, 1 to 10, default 1. More than 1 needs ORDERING_NONE. Fixed for life.
 	PriorityLevels *uint32 `protobuf:"varint,8,opt,name=priority_levels,json=priorityLevels,proto3,oneof" json:"priority_levels,omitempty"`
 	// Largest payload in bytes, default and maximum 1 MiB unless the sidecar allows more.
 	MaxMessageBytes *uint32 `protobuf:"varint,9,opt,name=max_message_bytes,json=maxMessageBytes,proto3,oneof" json:"max_message_bytes,omitempty"`
-	// Former names of the topic, under which it stays reachable.
+	// Former names of the topic. It stays reachable under each, and one declared under a new name with the old one as an alias takes the old one's log, groups and
+	// dead letters over. No other topic may go by them.
 	Aliases []string `protobuf:"bytes,10,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	// Free labels, shown by tools.
 	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// How long a message may wait to be delivered before it expires. Default: for ever.
+	// How long a message may wait to be delivered before it expires, 1 ms to 3,653 days. Default: for ever.
 	Ttl *durationpb.Duration `protobuf:"bytes,12,opt,name=ttl,proto3,oneof" json:"ttl,omitempty"`
 	// How many bytes of a partition a PUBSUB topic keeps, default and 0 for no limit. The first limit that is reached applies.
 	RetentionBytes *uint64 `protobuf:"varint,13,opt,name=retention_bytes,json=retentionBytes,proto3,oneof" json:"retention_bytes,omitempty"`
@@ -396,7 +399,7 @@ func (x *TopicOptions) GetRetentionBytes() uint64 {
 // Dedupe bounds the memory of dedupe ids.
 type Dedupe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long an id is remembered. Default: 10 minutes.
+	// How long an id is remembered, 1 s to 7 days. Default: 10 minutes.
 	Window        *durationpb.Duration `protobuf:"bytes,1,opt,name=window,proto3,oneof" json:"window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -446,11 +449,13 @@ type FieldOptions struct {
 	Key *bool `protobuf:"varint,1,opt,name=key,proto3,oneof" json:"key,omitempty"`
 	// The id by which a second publish of the same message is recognised. A string, bytes or integer field.
 	DedupeId *bool `protobuf:"varint,2,opt,name=dedupe_id,json=dedupeId,proto3,oneof" json:"dedupe_id,omitempty"`
-	// The priority, 1 the lowest. An integer field.
+	// The priority: 1, the lowest, to priority_levels of the topic; 0 counts as not set. An integer field. mq.WithPriority replaces it.
 	Priority *bool `protobuf:"varint,3,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
-	// The instant before which the message is not delivered. A google.protobuf.Timestamp field.
+	// The instant before which the message is not delivered, at most 3,653 days ahead. A google.protobuf.Timestamp field; one that is not set asks for nothing.
+	// mq.WithDelay and mq.WithDeliverAt replace it, and it replaces (mq.v1.publish).delay.
 	DeliverAt *bool `protobuf:"varint,4,opt,name=deliver_at,json=deliverAt,proto3,oneof" json:"deliver_at,omitempty"`
-	// Copies the field into the header of this name, so that it can be filtered on without decoding the message.
+	// Copies the field into the header of this name, so that it can be filtered on without decoding the message. A string, integer, bool or enum field; a
+	// name of 1 to 249 visible ASCII characters that does not begin with "mq.".
 	Header *string `protobuf:"bytes,5,opt,name=header,proto3,oneof" json:"header,omitempty"`
 	// Never printed by tools or logs.
 	Sensitive     *bool `protobuf:"varint,6,opt,name=sensitive,proto3,oneof" json:"sensitive,omitempty"`
@@ -625,9 +630,10 @@ func (x *ConsumerOptions) GetDefaults() *SubscribeOptions {
 // PublishOptions tunes one publishing rpc.
 type PublishOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Delay of each message that sets no instant or delay itself, at most 10 years. Default: none.
+	// How long a message is kept back that does not say itself when it is delivered: a default, which a set deliver_at field and the options mq.WithDelay and
+	// mq.WithDeliverAt of a call replace. 0 to 3,653 days.
 	Delay *durationpb.Duration `protobuf:"bytes,1,opt,name=delay,proto3,oneof" json:"delay,omitempty"`
-	// How long each message may wait to be delivered before it expires.
+	// How long a message may wait to be delivered before it expires, 1 ms to 3,653 days: a default, which mq.WithTTL replaces. The topic's ttl counts if it is shorter.
 	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3,oneof" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -688,7 +694,7 @@ type SubscribeOptions struct {
 	DeadLetter *DeadLetter `protobuf:"bytes,3,opt,name=dead_letter,json=deadLetter,proto3,oneof" json:"dead_letter,omitempty"`
 	// Most messages unsettled at one consumer at a time, 1 to 65,536, default 64.
 	MaxInFlight *uint32 `protobuf:"varint,4,opt,name=max_in_flight,json=maxInFlight,proto3,oneof" json:"max_in_flight,omitempty"`
-	// How long one handler call may take, default 5 minutes, at most 12 hours.
+	// How long one handler call may take, 1 ms to 12 hours, default 5 minutes.
 	ProcessingTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=processing_timeout,json=processingTimeout,proto3,oneof" json:"processing_timeout,omitempty"`
 	// How long the sidecar waits for a silent consumer before its messages go to others. 1 s to 10 minutes, default 30 s.
 	Lease *durationpb.Duration `protobuf:"bytes,6,opt,name=lease,proto3,oneof" json:"lease,omitempty"`
@@ -889,7 +895,7 @@ func (x *Retry) GetJitter() float64 {
 // DeadLetter is the policy for messages that will not be tried again.
 type DeadLetter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Drops them instead, counted.
+	// Drops them instead, counted. Contradicts hold_key.
 	Disabled *bool `protobuf:"varint,1,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
 	// Holds later messages of the key until the dead letter is redriven, discarded, or deleted by the retention below. Needs ORDERING_PER_KEY.
 	HoldKey *bool `protobuf:"varint,2,opt,name=hold_key,json=holdKey,proto3,oneof" json:"hold_key,omitempty"`
@@ -953,11 +959,11 @@ func (x *DeadLetter) GetRetention() *durationpb.Duration {
 // Batch bounds what one call of a batch handler gets.
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 10,000.
+	// Most messages, 1 to 10,000, default 100.
 	MaxMessages *uint32 `protobuf:"varint,1,opt,name=max_messages,json=maxMessages,proto3,oneof" json:"max_messages,omitempty"`
-	// Longest wait for a full batch, 0 to 1 minute.
+	// Longest wait for a full batch, 0 to 1 minute, default 0: what is there.
 	MaxWait *durationpb.Duration `protobuf:"bytes,2,opt,name=max_wait,json=maxWait,proto3,oneof" json:"max_wait,omitempty"`
-	// Most payload bytes.
+	// Most payload bytes, 1 to 4 MiB, default 1 MiB.
 	MaxBytes      *uint32 `protobuf:"varint,3,opt,name=max_bytes,json=maxBytes,proto3,oneof" json:"max_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
