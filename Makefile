@@ -13,7 +13,7 @@ CHAOS ?=
 SCENARIO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-breaking lint generate bench measure-schedule stress mutants clean
+.PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule stress mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,8 @@ test: ## all tests, with the race detector where there is a C compiler
 test-breaking: ## buf breaking with our plugin on testdata: each change of a contract fails with one line, each safe one passes
 	$(GO) build -o bin/ ./buf-plugin-mq
 	@$(GO) -C buf-plugin-mq test -count 1 -timeout 5m -run TestBuf -args -buf "$$($(TOOL) -n buf)" -plugin "$(CURDIR)/bin/buf-plugin-mq"
+test-init: ## write a project with mq init and run its tests; needs a module proxy
+	$(GO) test -tags testinit -timeout 10m -count 1 -run InitProject ./sidecar/cmd/mq
 
 lint: ## gofmt, go vet, staticcheck, buf lint
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '/gen/')); test -z "$$out" || { echo "gofmt -w these files:"; echo "$$out"; exit 1; }

@@ -36,6 +36,9 @@ var architecture = map[string][]string{
 	"protoc-gen-mq/internal/gen":   {"protoc-gen-mq/internal/model", "internal/topic", protobuf},
 	"protoc-gen-mq/internal/model": {"internal/topic", protobuf},
 
+	// The text of the annotations.
+	"schemas": {"std"},
+
 	// The SDK: connect, protobuf and our schemas, nothing else, whatever happens.
 	"runtime/mq": {schemas, protobuf, connect},
 	// What weighs more is imported by who wants it: what an interceptor makes of OpenTelemetry, and of protovalidate.
@@ -60,7 +63,8 @@ var architecture = map[string][]string{
 	"sidecar/internal/sim":                 {"sidecar/internal/broker", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/mutant", "internal/topic", schemas, protobuf, "github.com/cockroachdb/pebble/v2/vfs"},
 	"sidecar/internal/config":              {"go.yaml.in/yaml/v3", "github.com/agext/levenshtein"},
 	"sidecar":                              {"sidecar/internal", connect},
-	"sidecar/cmd/mq":                       {"sidecar", "sidecar/internal/config", "sidecar/internal/telemetry", schemas, protobuf, connect, "github.com/spf13/cobra", "github.com/spf13/pflag"},
+	"sidecar/mqtest":                       {"runtime/mq", "sidecar/internal", schemas, protobuf, connect},
+	"sidecar/cmd/mq":                       {"sidecar", "internal/topic", "schemas", "github.com/bufbuild/protocompile", "sidecar/internal/config", "sidecar/internal/telemetry", schemas, protobuf, connect, "github.com/spf13/cobra", "github.com/spf13/pflag"},
 
 	// What users would write.
 	"examples/flights":        {"runtime/mq", "examples/flights/gen", "examples/internal/child", schemas, protobuf, connect},
@@ -68,7 +72,7 @@ var architecture = map[string][]string{
 	"examples/scenarios":      {"runtime/mq", "examples/scenarios/gen", "examples/internal/child", schemas, protobuf, connect},
 }
 
-// engines and their like: packages that only the composition root may import.
+// engines and their like: packages that only the composition root may import, and the sidecar that users' tests run.
 var adapters = []string{
 	"sidecar/internal/engine/memengine", "sidecar/internal/engine/pebbleengine",
 	"sidecar/internal/cluster/memcluster", "sidecar/internal/cluster/etcdcluster",
@@ -127,8 +131,8 @@ func TestImportOrder(t *testing.T) {
 			t.Errorf("package %s imports %s, which the table does not allow", rel, own)
 		}
 		for _, a := range adapters {
-			if slices.Contains(p.Imports, module+"/"+a) && rel != "sidecar" && rel != "sidecar/internal/sim" {
-				t.Errorf("package %s imports the adapter %s: only the composition root and the simulation do", rel, path.Base(a))
+			if slices.Contains(p.Imports, module+"/"+a) && rel != "sidecar" && rel != "sidecar/mqtest" && rel != "sidecar/internal/sim" {
+				t.Errorf("package %s imports the adapter %s: only the composition root, mqtest and the simulation do", rel, path.Base(a))
 			}
 		}
 	}

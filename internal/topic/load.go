@@ -33,12 +33,13 @@ func Load(files []protoreflect.FileDescriptor) (*Set, Faults) {
 	}
 	l.namesAreUnique()
 	l.subscriptionsAreUnique()
-	set := &Set{Topics: l.own, Publications: l.publications, byMessage: map[protoreflect.FullName]*Topic{}}
+	set := &Set{Topics: l.own, Publications: l.publications, byMessage: map[protoreflect.FullName]*Topic{}, policies: map[string]levels{}}
 	for _, d := range l.order {
 		set.byMessage[d.topic.Message.FullName()] = d.topic
 	}
 	for _, s := range l.subscriptions {
 		set.Subscriptions = append(set.Subscriptions, s.subscription)
+		set.policies[s.subscription.RPC] = s.levels
 	}
 	return set, l.faults.Sorted()
 }
@@ -63,10 +64,11 @@ type declared struct {
 	place place
 }
 
-// subscribed is a subscription and its rpc.
+// subscribed is a subscription, its rpc, and what is said about it.
 type subscribed struct {
 	subscription *Subscription
 	method       protoreflect.MethodDescriptor
+	levels       levels
 }
 
 func (l *loader) add(p place, reason, format string, args ...any) {

@@ -134,7 +134,7 @@ func (l *loader) consumer(s protoreflect.ServiceDescriptor, o *mqv1.ConsumerOpti
 		sub := subscription(merged)
 		sub.RPC, sub.Group, sub.Topic = rpcName(m), group, t
 		l.checkAgainstTopic(sub, m, own, defaults)
-		l.subscriptions = append(l.subscriptions, subscribed{sub, m})
+		l.subscriptions = append(l.subscriptions, subscribed{sub, m, levels{own, defaults}})
 	}
 }
 

@@ -22,6 +22,7 @@ type Set struct {
 	Subscriptions []*Subscription
 
 	byMessage map[protoreflect.FullName]*Topic
+	policies  map[string]levels // of subscriptions, by rpc
 }
 
 // ByMessage returns the topic of a message. It knows the topics of the set and those its rpcs refer to in other files.

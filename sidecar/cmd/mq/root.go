@@ -26,6 +26,7 @@ own when it connects. The commands below work on what has been declared.`,
 		Example: `  mq serve --data-dir /var/lib/typedmq
   mq topics
   mq topic describe flights.departed
+  mq explain flights.departed
   mq publish flights.departed '{"origin":"SFO","destination":"LAX","delayMinutes":75}'
   mq tail flights.departed --from earliest -n 10
   mq groups rebooking
@@ -42,7 +43,7 @@ own when it connects. The commands below work on what has been declared.`,
 	cmd.PersistentFlags().StringVar(&c.addr, "addr", "",
 		"address of the sidecar: http://host:port or unix:///path (default: $MQ_ADDR, else "+defaultAddress+")")
 	cmd.PersistentFlags().VarP(&c.format, "output", "o", "how answers are printed: table or json")
-	cmd.AddCommand(newServe(c), newTopics(c), newTopic(c), newGroups(c), newGroup(c), newPublish(c), newTail(c), newDLQ(c), newScheduled(c), newVersion(c))
+	cmd.AddCommand(newServe(c), newTopics(c), newTopic(c), newGroups(c), newGroup(c), newPublish(c), newTail(c), newDLQ(c), newScheduled(c), newInit(c), newExplain(c), newVersion(c))
 	return asGroup(cmd)
 }
 

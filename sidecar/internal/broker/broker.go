@@ -51,6 +51,8 @@ type Options struct {
 	// Turn, if set, is called by each goroutine of the broker before it does its next piece of work, and returns when it may. A simulation lets
 	// one go at a time. Nil in production.
 	Turn func(who fmt.Stringer)
+	// OnActivity, if set, is called each time that something was begun or ended that Idle looks at. It must neither block nor call the broker.
+	OnActivity func()
 }
 
 // Limits bound what the broker takes and holds.
@@ -85,6 +87,8 @@ type Broker struct {
 	wall0   time.Time // the time of day at the origin, or the latest that the store has seen if that is later
 	seed    maphash.Seed
 
+	onActivity func() // may be nil
+
 	catalogue *catalogue
 	schedule  *schedule
 	claims    *claims
@@ -117,7 +121,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b := &Broker{
 		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits, random: o.Random, turn: o.Turn,
 		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
-		declared: make(chan struct{}, 1),
+		declared: make(chan struct{}, 1), onActivity: o.OnActivity,
 	}
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)

@@ -28,6 +28,7 @@ type topicState struct {
 // subscriptionState is a group's interest in a topic, with its filter ready. It is replaced as a whole when the policy changes.
 type subscriptionState struct {
 	decl   *topic.Subscription
+	set    *schema.Set   // that declares it
 	codec  *schema.Codec // of the consumer's own descriptors
 	filter *filter.Filter
 	starts []int64 // first offset of each log, see group.startOf
@@ -385,7 +386,7 @@ func (b *Broker) resolveSubscriptionLocked(entry *storagev1.Subscription) (*subs
 		return nil, fmt.Errorf("subscription %q: its descriptors do not declare it", entry.GetRpc())
 	}
 	s = underName(s, entry.GetTopic())
-	state := &subscriptionState{decl: s, codec: set.Codec(s.Topic), starts: entry.GetStartOffsets(), paused: entry.GetPaused()}
+	state := &subscriptionState{decl: s, set: set, codec: set.Codec(s.Topic), starts: entry.GetStartOffsets(), paused: entry.GetPaused()}
 	if s.Filter != "" {
 		f, err := filter.Compile(s.Filter, s.Topic.Message)
 		if err != nil {

@@ -38,6 +38,7 @@ func (g *group) wakeUp() {
 
 // serve runs the shards of a term, after the one before has ended.
 func (g *group) serve(ctx context.Context, t, before *term) {
+	defer g.broker.stir()
 	defer close(t.done)
 	defer t.stop()
 	if before != nil {

@@ -22,6 +22,7 @@ const (
 type schedule struct {
 	broker *Broker
 	wake   chan struct{} // holds a token when there is something to do
+	work   work
 
 	mu struct {
 		sync.Mutex
@@ -64,10 +65,12 @@ func newSchedule(b *Broker) *schedule {
 func (*schedule) String() string { return "schedule" }
 
 func (s *schedule) signal() {
+	s.work.asked.Add(1)
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+	s.broker.stir()
 }
 
 // add makes entries and appends durable in one commit, and returns the first offset of each append.

@@ -67,9 +67,12 @@ func (sv *scheduling) serve(ctx context.Context) error {
 		case <-sv.wake: // what it tells of is done in this turn
 		default:
 		}
+		asked := sv.work.asked.Load()
 		if err := sv.turn(work); err != nil {
 			return err
 		}
+		sv.work.ended.Store(asked)
+		sv.broker.stir()
 	}
 }
 

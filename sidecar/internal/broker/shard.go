@@ -23,9 +23,10 @@ type shard struct {
 	id        engine.ShardID
 
 	wake   chan struct{} // holds a token when there is something to do
-	hungry atomic.Bool   // has messages and nobody to lease them to
-	leases atomic.Int64  // as of the last turn
-	cached []laneState   // of a mutant
+	work   work
+	hungry atomic.Bool  // has messages and nobody to lease them to
+	leases atomic.Int64 // as of the last turn
+	cached []laneState  // of a mutant
 
 	mu struct {
 		sync.Mutex
@@ -62,10 +63,12 @@ func newShard(g *group, partition uint32) *shard {
 func (s *shard) String() string { return "shard " + s.id.String() }
 
 func (s *shard) signal() {
+	s.work.asked.Add(1)
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+	s.group.broker.stir()
 }
 
 // call hands a task to the shard's goroutine, or refuses it if the shard does not serve.
@@ -137,6 +140,7 @@ func (s *shard) close(fault error) {
 	s.mu.serving, s.mu.fault, s.mu.store = false, fault, nil
 	s.triedLocked()
 	s.mu.Unlock()
+	s.group.broker.stir()
 	for _, t := range calls {
 		t.finish(fault)
 	}
@@ -192,6 +196,7 @@ func (s *shard) own(ctx context.Context) error {
 		s.close(err)
 		return err
 	}
+	s.signal() // before it serves, so that it is not taken for idle
 	s.open(store)
 	err = sv.serve(ctx)
 	sv.stop()

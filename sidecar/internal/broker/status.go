@@ -84,6 +84,8 @@ type TopicDescription struct {
 	TopicStatus
 	ProtoText     string
 	Subscriptions []*topic.Subscription
+	// Settings are those of each subscription, and who says so.
+	Settings [][]topic.Setting
 }
 
 // Describe tells all about one topic.
@@ -98,7 +100,9 @@ func (b *Broker) Describe(ctx context.Context, name string) (TopicDescription, e
 	}
 	d := TopicDescription{TopicStatus: b.topicStatus(ctx, t), ProtoText: text}
 	for _, g := range b.groupsBy("", t.decl.Name) {
-		d.Subscriptions = append(d.Subscriptions, g.policy.Load().decl)
+		policy := g.policy.Load()
+		d.Subscriptions = append(d.Subscriptions, policy.decl)
+		d.Settings = append(d.Settings, policy.set.Declared.Settings(policy.decl))
 	}
 	return d, nil
 }

@@ -64,14 +64,14 @@ func (s *adminService) DescribeTopic(ctx context.Context, r *connect.Request[adm
 		return nil, wireError(err)
 	}
 	out := &adminv1.DescribeTopicResponse{Topic: topicMessage(d.TopicStatus), ProtoText: d.ProtoText}
-	for _, sub := range d.Subscriptions {
+	for i, sub := range d.Subscriptions {
 		m := &adminv1.Subscription{
 			Group: sub.Group, Topic: sub.Topic.Name, Rpc: sub.RPC, Filter: sub.Filter, MaxInFlight: sub.MaxInFlight,
 			MaxAttempts: sub.Retry.MaxAttempts, InitialInterval: durationpb.New(sub.Retry.InitialInterval),
 			MaxInterval: durationpb.New(sub.Retry.MaxInterval), BackoffCoefficient: sub.Retry.Coefficient,
 			Lease: durationpb.New(sub.Lease), ProcessingTimeout: durationpb.New(sub.ProcessingTimeout),
 			Jitter: sub.Retry.Jitter, StartFrom: sub.StartFrom.String(), DeadLettersDisabled: sub.DeadLetter.Disabled,
-			HoldKey: sub.DeadLetter.HoldKey, DeadLetterExpired: sub.DeadLetterExpired,
+			HoldKey: sub.DeadLetter.HoldKey, DeadLetterExpired: sub.DeadLetterExpired, Settings: settings(d.Settings[i]),
 		}
 		if r := sub.DeadLetter.Retention; r > 0 {
 			m.DeadLetterRetention = durationpb.New(r)
@@ -79,6 +79,13 @@ func (s *adminService) DescribeTopic(ctx context.Context, r *connect.Request[adm
 		out.Subscriptions = append(out.Subscriptions, m)
 	}
 	return connect.NewResponse(out), nil
+}
+
+func settings(all []topic.Setting) (out []*adminv1.Setting) {
+	for _, s := range all {
+		out = append(out, &adminv1.Setting{Name: s.Name, Value: s.Value, Source: s.From.String()})
+	}
+	return out
 }
 
 // ListGroups implements AdminService.

@@ -470,8 +470,10 @@ type Subscription struct {
 	DeadLetterRetention *durationpb.Duration `protobuf:"bytes,17,opt,name=dead_letter_retention,json=deadLetterRetention,proto3" json:"dead_letter_retention,omitempty"`
 	// A message that expires becomes a dead letter.
 	DeadLetterExpired bool `protobuf:"varint,18,opt,name=dead_letter_expired,json=deadLetterExpired,proto3" json:"dead_letter_expired,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The whole policy, setting by setting, and who says so.
+	Settings      []*Setting `protobuf:"bytes,12,rep,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
@@ -623,6 +625,77 @@ func (x *Subscription) GetDeadLetterExpired() bool {
 	return false
 }
 
+func (x *Subscription) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// Setting is one setting of a subscription's policy.
+type Setting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name as in mq.v1.SubscribeOptions: "retry.max_attempts".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Value as text, empty if there is none, as without a filter.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Who says so: "rpc", "service" (its defaults) or "default" (nobody: what is built in).
+	Source        string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Setting) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 type ListGroupsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this group, if set.
@@ -635,7 +708,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +720,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +733,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListGroupsRequest) GetGroup() string {
@@ -686,7 +759,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +771,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +784,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupTopic {
@@ -735,7 +808,7 @@ type GroupTopic struct {
 
 func (x *GroupTopic) Reset() {
 	*x = GroupTopic{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +820,7 @@ func (x *GroupTopic) String() string {
 func (*GroupTopic) ProtoMessage() {}
 
 func (x *GroupTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +833,7 @@ func (x *GroupTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupTopic.ProtoReflect.Descriptor instead.
 func (*GroupTopic) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GroupTopic) GetGroup() string {
@@ -826,7 +899,7 @@ type GroupPartition struct {
 
 func (x *GroupPartition) Reset() {
 	*x = GroupPartition{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +911,7 @@ func (x *GroupPartition) String() string {
 func (*GroupPartition) ProtoMessage() {}
 
 func (x *GroupPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +924,7 @@ func (x *GroupPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPartition.ProtoReflect.Descriptor instead.
 func (*GroupPartition) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GroupPartition) GetPartition() uint32 {
@@ -966,7 +1039,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1051,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1064,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Counters) GetDelivered() int64 {
@@ -1107,7 +1180,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1192,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1205,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TailRequest) GetTopic() string {
@@ -1172,7 +1245,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1257,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1270,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TailResponse) GetMessages() []*TailMessage {
@@ -1224,7 +1297,7 @@ type TailMessage struct {
 
 func (x *TailMessage) Reset() {
 	*x = TailMessage{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1309,7 @@ func (x *TailMessage) String() string {
 func (*TailMessage) ProtoMessage() {}
 
 func (x *TailMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1322,7 @@ func (x *TailMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailMessage.ProtoReflect.Descriptor instead.
 func (*TailMessage) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TailMessage) GetId() string {
@@ -1323,7 +1396,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1408,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1421,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListDeadLettersRequest) GetGroup() string {
@@ -1396,7 +1469,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1481,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1494,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetter {
@@ -1465,7 +1538,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1550,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1563,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -1632,7 +1705,7 @@ type RedriveDeadLettersRequest struct {
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1717,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1730,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RedriveDeadLettersRequest) GetGroup() string {
@@ -1724,7 +1797,7 @@ type RedriveDeadLettersResponse struct {
 
 func (x *RedriveDeadLettersResponse) Reset() {
 	*x = RedriveDeadLettersResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1809,7 @@ func (x *RedriveDeadLettersResponse) String() string {
 func (*RedriveDeadLettersResponse) ProtoMessage() {}
 
 func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1822,7 @@ func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RedriveDeadLettersResponse) GetRedriven() uint64 {
@@ -1800,7 +1873,7 @@ type DiscardDeadLettersRequest struct {
 
 func (x *DiscardDeadLettersRequest) Reset() {
 	*x = DiscardDeadLettersRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1885,7 @@ func (x *DiscardDeadLettersRequest) String() string {
 func (*DiscardDeadLettersRequest) ProtoMessage() {}
 
 func (x *DiscardDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1898,7 @@ func (x *DiscardDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DiscardDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DiscardDeadLettersRequest) GetGroup() string {
@@ -1892,7 +1965,7 @@ type DiscardDeadLettersResponse struct {
 
 func (x *DiscardDeadLettersResponse) Reset() {
 	*x = DiscardDeadLettersResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +1977,7 @@ func (x *DiscardDeadLettersResponse) String() string {
 func (*DiscardDeadLettersResponse) ProtoMessage() {}
 
 func (x *DiscardDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +1990,7 @@ func (x *DiscardDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DiscardDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiscardDeadLettersResponse) GetDiscarded() uint64 {
@@ -1958,7 +2031,7 @@ type SummarizeDeadLettersRequest struct {
 
 func (x *SummarizeDeadLettersRequest) Reset() {
 	*x = SummarizeDeadLettersRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2043,7 @@ func (x *SummarizeDeadLettersRequest) String() string {
 func (*SummarizeDeadLettersRequest) ProtoMessage() {}
 
 func (x *SummarizeDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2056,7 @@ func (x *SummarizeDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SummarizeDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*SummarizeDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SummarizeDeadLettersRequest) GetGroup() string {
@@ -2010,7 +2083,7 @@ type SummarizeDeadLettersResponse struct {
 
 func (x *SummarizeDeadLettersResponse) Reset() {
 	*x = SummarizeDeadLettersResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2095,7 @@ func (x *SummarizeDeadLettersResponse) String() string {
 func (*SummarizeDeadLettersResponse) ProtoMessage() {}
 
 func (x *SummarizeDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2108,7 @@ func (x *SummarizeDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SummarizeDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*SummarizeDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SummarizeDeadLettersResponse) GetFailures() []*Failure {
@@ -2064,7 +2137,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2149,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2162,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Failure) GetFailure() string {
@@ -2159,7 +2232,7 @@ type SeekGroupRequest struct {
 
 func (x *SeekGroupRequest) Reset() {
 	*x = SeekGroupRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2244,7 @@ func (x *SeekGroupRequest) String() string {
 func (*SeekGroupRequest) ProtoMessage() {}
 
 func (x *SeekGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2257,7 @@ func (x *SeekGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekGroupRequest.ProtoReflect.Descriptor instead.
 func (*SeekGroupRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SeekGroupRequest) GetGroup() string {
@@ -2276,7 +2349,7 @@ type SeekGroupResponse struct {
 
 func (x *SeekGroupResponse) Reset() {
 	*x = SeekGroupResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2361,7 @@ func (x *SeekGroupResponse) String() string {
 func (*SeekGroupResponse) ProtoMessage() {}
 
 func (x *SeekGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2374,7 @@ func (x *SeekGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekGroupResponse.ProtoReflect.Descriptor instead.
 func (*SeekGroupResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SeekGroupResponse) GetPositions() []*Position {
@@ -2322,7 +2395,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2407,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2420,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Position) GetPartition() uint32 {
@@ -2375,7 +2448,7 @@ type PauseGroupRequest struct {
 
 func (x *PauseGroupRequest) Reset() {
 	*x = PauseGroupRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2460,7 @@ func (x *PauseGroupRequest) String() string {
 func (*PauseGroupRequest) ProtoMessage() {}
 
 func (x *PauseGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2473,7 @@ func (x *PauseGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseGroupRequest.ProtoReflect.Descriptor instead.
 func (*PauseGroupRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PauseGroupRequest) GetGroup() string {
@@ -2427,7 +2500,7 @@ type PauseGroupResponse struct {
 
 func (x *PauseGroupResponse) Reset() {
 	*x = PauseGroupResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2512,7 @@ func (x *PauseGroupResponse) String() string {
 func (*PauseGroupResponse) ProtoMessage() {}
 
 func (x *PauseGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2525,7 @@ func (x *PauseGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseGroupResponse.ProtoReflect.Descriptor instead.
 func (*PauseGroupResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PauseGroupResponse) GetTopics() []string {
@@ -2473,7 +2546,7 @@ type ResumeGroupRequest struct {
 
 func (x *ResumeGroupRequest) Reset() {
 	*x = ResumeGroupRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2558,7 @@ func (x *ResumeGroupRequest) String() string {
 func (*ResumeGroupRequest) ProtoMessage() {}
 
 func (x *ResumeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2571,7 @@ func (x *ResumeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeGroupRequest.ProtoReflect.Descriptor instead.
 func (*ResumeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResumeGroupRequest) GetGroup() string {
@@ -2524,7 +2597,7 @@ type ResumeGroupResponse struct {
 
 func (x *ResumeGroupResponse) Reset() {
 	*x = ResumeGroupResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2609,7 @@ func (x *ResumeGroupResponse) String() string {
 func (*ResumeGroupResponse) ProtoMessage() {}
 
 func (x *ResumeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2622,7 @@ func (x *ResumeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeGroupResponse.ProtoReflect.Descriptor instead.
 func (*ResumeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeGroupResponse) GetTopics() []string {
@@ -2573,7 +2646,7 @@ type ListScheduledRequest struct {
 
 func (x *ListScheduledRequest) Reset() {
 	*x = ListScheduledRequest{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2658,7 @@ func (x *ListScheduledRequest) String() string {
 func (*ListScheduledRequest) ProtoMessage() {}
 
 func (x *ListScheduledRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2671,7 @@ func (x *ListScheduledRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListScheduledRequest.ProtoReflect.Descriptor instead.
 func (*ListScheduledRequest) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListScheduledRequest) GetTopic() string {
@@ -2639,7 +2712,7 @@ type ListScheduledResponse struct {
 
 func (x *ListScheduledResponse) Reset() {
 	*x = ListScheduledResponse{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2724,7 @@ func (x *ListScheduledResponse) String() string {
 func (*ListScheduledResponse) ProtoMessage() {}
 
 func (x *ListScheduledResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2737,7 @@ func (x *ListScheduledResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListScheduledResponse.ProtoReflect.Descriptor instead.
 func (*ListScheduledResponse) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListScheduledResponse) GetScheduled() []*Scheduled {
@@ -2697,7 +2770,7 @@ type Scheduled struct {
 
 func (x *Scheduled) Reset() {
 	*x = Scheduled{}
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2782,7 @@ func (x *Scheduled) String() string {
 func (*Scheduled) ProtoMessage() {}
 
 func (x *Scheduled) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2795,7 @@ func (x *Scheduled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scheduled.ProtoReflect.Descriptor instead.
 func (*Scheduled) Descriptor() ([]byte, []int) {
-	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Scheduled) GetId() string {
@@ -2815,7 +2888,7 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\v2\x12.mq.admin.v1.TopicR\x05topic\x12\x1d\n" +
 	"\n" +
 	"proto_text\x18\x02 \x01(\tR\tprotoText\x12?\n" +
-	"\rsubscriptions\x18\x03 \x03(\v2\x19.mq.admin.v1.SubscriptionR\rsubscriptions\"\xe0\x05\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2\x19.mq.admin.v1.SubscriptionR\rsubscriptions\"\x92\x06\n" +
 	"\fSubscription\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x10\n" +
@@ -2835,7 +2908,12 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x15dead_letters_disabled\x18\x0f \x01(\bR\x13deadLettersDisabled\x12\x19\n" +
 	"\bhold_key\x18\x10 \x01(\bR\aholdKey\x12M\n" +
 	"\x15dead_letter_retention\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x13deadLetterRetention\x12.\n" +
-	"\x13dead_letter_expired\x18\x12 \x01(\bR\x11deadLetterExpired\"?\n" +
+	"\x13dead_letter_expired\x18\x12 \x01(\bR\x11deadLetterExpired\x120\n" +
+	"\bsettings\x18\f \x03(\v2\x14.mq.admin.v1.SettingR\bsettings\"K\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\"?\n" +
 	"\x11ListGroupsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\"E\n" +
@@ -3053,7 +3131,7 @@ func file_mq_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_mq_admin_v1_admin_proto_rawDescData
 }
 
-var file_mq_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_mq_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_mq_admin_v1_admin_proto_goTypes = []any{
 	(*ListTopicsRequest)(nil),            // 0: mq.admin.v1.ListTopicsRequest
 	(*ListTopicsResponse)(nil),           // 1: mq.admin.v1.ListTopicsResponse
@@ -3062,105 +3140,107 @@ var file_mq_admin_v1_admin_proto_goTypes = []any{
 	(*DescribeTopicRequest)(nil),         // 4: mq.admin.v1.DescribeTopicRequest
 	(*DescribeTopicResponse)(nil),        // 5: mq.admin.v1.DescribeTopicResponse
 	(*Subscription)(nil),                 // 6: mq.admin.v1.Subscription
-	(*ListGroupsRequest)(nil),            // 7: mq.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),           // 8: mq.admin.v1.ListGroupsResponse
-	(*GroupTopic)(nil),                   // 9: mq.admin.v1.GroupTopic
-	(*GroupPartition)(nil),               // 10: mq.admin.v1.GroupPartition
-	(*Counters)(nil),                     // 11: mq.admin.v1.Counters
-	(*TailRequest)(nil),                  // 12: mq.admin.v1.TailRequest
-	(*TailResponse)(nil),                 // 13: mq.admin.v1.TailResponse
-	(*TailMessage)(nil),                  // 14: mq.admin.v1.TailMessage
-	(*ListDeadLettersRequest)(nil),       // 15: mq.admin.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),      // 16: mq.admin.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                   // 17: mq.admin.v1.DeadLetter
-	(*RedriveDeadLettersRequest)(nil),    // 18: mq.admin.v1.RedriveDeadLettersRequest
-	(*RedriveDeadLettersResponse)(nil),   // 19: mq.admin.v1.RedriveDeadLettersResponse
-	(*DiscardDeadLettersRequest)(nil),    // 20: mq.admin.v1.DiscardDeadLettersRequest
-	(*DiscardDeadLettersResponse)(nil),   // 21: mq.admin.v1.DiscardDeadLettersResponse
-	(*SummarizeDeadLettersRequest)(nil),  // 22: mq.admin.v1.SummarizeDeadLettersRequest
-	(*SummarizeDeadLettersResponse)(nil), // 23: mq.admin.v1.SummarizeDeadLettersResponse
-	(*Failure)(nil),                      // 24: mq.admin.v1.Failure
-	(*SeekGroupRequest)(nil),             // 25: mq.admin.v1.SeekGroupRequest
-	(*SeekGroupResponse)(nil),            // 26: mq.admin.v1.SeekGroupResponse
-	(*Position)(nil),                     // 27: mq.admin.v1.Position
-	(*PauseGroupRequest)(nil),            // 28: mq.admin.v1.PauseGroupRequest
-	(*PauseGroupResponse)(nil),           // 29: mq.admin.v1.PauseGroupResponse
-	(*ResumeGroupRequest)(nil),           // 30: mq.admin.v1.ResumeGroupRequest
-	(*ResumeGroupResponse)(nil),          // 31: mq.admin.v1.ResumeGroupResponse
-	(*ListScheduledRequest)(nil),         // 32: mq.admin.v1.ListScheduledRequest
-	(*ListScheduledResponse)(nil),        // 33: mq.admin.v1.ListScheduledResponse
-	(*Scheduled)(nil),                    // 34: mq.admin.v1.Scheduled
-	nil,                                  // 35: mq.admin.v1.Topic.LabelsEntry
-	nil,                                  // 36: mq.admin.v1.TailMessage.HeadersEntry
-	nil,                                  // 37: mq.admin.v1.DeadLetter.HeadersEntry
-	nil,                                  // 38: mq.admin.v1.Scheduled.HeadersEntry
-	(*durationpb.Duration)(nil),          // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),              // 41: google.protobuf.Struct
+	(*Setting)(nil),                      // 7: mq.admin.v1.Setting
+	(*ListGroupsRequest)(nil),            // 8: mq.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),           // 9: mq.admin.v1.ListGroupsResponse
+	(*GroupTopic)(nil),                   // 10: mq.admin.v1.GroupTopic
+	(*GroupPartition)(nil),               // 11: mq.admin.v1.GroupPartition
+	(*Counters)(nil),                     // 12: mq.admin.v1.Counters
+	(*TailRequest)(nil),                  // 13: mq.admin.v1.TailRequest
+	(*TailResponse)(nil),                 // 14: mq.admin.v1.TailResponse
+	(*TailMessage)(nil),                  // 15: mq.admin.v1.TailMessage
+	(*ListDeadLettersRequest)(nil),       // 16: mq.admin.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),      // 17: mq.admin.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                   // 18: mq.admin.v1.DeadLetter
+	(*RedriveDeadLettersRequest)(nil),    // 19: mq.admin.v1.RedriveDeadLettersRequest
+	(*RedriveDeadLettersResponse)(nil),   // 20: mq.admin.v1.RedriveDeadLettersResponse
+	(*DiscardDeadLettersRequest)(nil),    // 21: mq.admin.v1.DiscardDeadLettersRequest
+	(*DiscardDeadLettersResponse)(nil),   // 22: mq.admin.v1.DiscardDeadLettersResponse
+	(*SummarizeDeadLettersRequest)(nil),  // 23: mq.admin.v1.SummarizeDeadLettersRequest
+	(*SummarizeDeadLettersResponse)(nil), // 24: mq.admin.v1.SummarizeDeadLettersResponse
+	(*Failure)(nil),                      // 25: mq.admin.v1.Failure
+	(*SeekGroupRequest)(nil),             // 26: mq.admin.v1.SeekGroupRequest
+	(*SeekGroupResponse)(nil),            // 27: mq.admin.v1.SeekGroupResponse
+	(*Position)(nil),                     // 28: mq.admin.v1.Position
+	(*PauseGroupRequest)(nil),            // 29: mq.admin.v1.PauseGroupRequest
+	(*PauseGroupResponse)(nil),           // 30: mq.admin.v1.PauseGroupResponse
+	(*ResumeGroupRequest)(nil),           // 31: mq.admin.v1.ResumeGroupRequest
+	(*ResumeGroupResponse)(nil),          // 32: mq.admin.v1.ResumeGroupResponse
+	(*ListScheduledRequest)(nil),         // 33: mq.admin.v1.ListScheduledRequest
+	(*ListScheduledResponse)(nil),        // 34: mq.admin.v1.ListScheduledResponse
+	(*Scheduled)(nil),                    // 35: mq.admin.v1.Scheduled
+	nil,                                  // 36: mq.admin.v1.Topic.LabelsEntry
+	nil,                                  // 37: mq.admin.v1.TailMessage.HeadersEntry
+	nil,                                  // 38: mq.admin.v1.DeadLetter.HeadersEntry
+	nil,                                  // 39: mq.admin.v1.Scheduled.HeadersEntry
+	(*durationpb.Duration)(nil),          // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 41: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),              // 42: google.protobuf.Struct
 }
 var file_mq_admin_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: mq.admin.v1.ListTopicsResponse.topics:type_name -> mq.admin.v1.Topic
-	39, // 1: mq.admin.v1.Topic.retention:type_name -> google.protobuf.Duration
-	35, // 2: mq.admin.v1.Topic.labels:type_name -> mq.admin.v1.Topic.LabelsEntry
+	40, // 1: mq.admin.v1.Topic.retention:type_name -> google.protobuf.Duration
+	36, // 2: mq.admin.v1.Topic.labels:type_name -> mq.admin.v1.Topic.LabelsEntry
 	3,  // 3: mq.admin.v1.Topic.partition_bounds:type_name -> mq.admin.v1.Partition
-	39, // 4: mq.admin.v1.Topic.ttl:type_name -> google.protobuf.Duration
+	40, // 4: mq.admin.v1.Topic.ttl:type_name -> google.protobuf.Duration
 	2,  // 5: mq.admin.v1.DescribeTopicResponse.topic:type_name -> mq.admin.v1.Topic
 	6,  // 6: mq.admin.v1.DescribeTopicResponse.subscriptions:type_name -> mq.admin.v1.Subscription
-	39, // 7: mq.admin.v1.Subscription.initial_interval:type_name -> google.protobuf.Duration
-	39, // 8: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
-	39, // 9: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
-	39, // 10: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
-	39, // 11: mq.admin.v1.Subscription.dead_letter_retention:type_name -> google.protobuf.Duration
-	9,  // 12: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
-	10, // 13: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
-	11, // 14: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
-	14, // 15: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
-	40, // 16: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
-	36, // 17: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
-	41, // 18: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
-	17, // 19: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
-	40, // 20: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
-	40, // 21: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
-	37, // 22: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
-	41, // 23: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
-	24, // 24: mq.admin.v1.SummarizeDeadLettersResponse.failures:type_name -> mq.admin.v1.Failure
-	40, // 25: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
-	40, // 26: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
-	40, // 27: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
-	27, // 28: mq.admin.v1.SeekGroupResponse.positions:type_name -> mq.admin.v1.Position
-	34, // 29: mq.admin.v1.ListScheduledResponse.scheduled:type_name -> mq.admin.v1.Scheduled
-	40, // 30: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
-	38, // 31: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
-	41, // 32: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
-	0,  // 33: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
-	4,  // 34: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
-	7,  // 35: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
-	12, // 36: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
-	15, // 37: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
-	18, // 38: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
-	20, // 39: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
-	22, // 40: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
-	25, // 41: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
-	28, // 42: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
-	30, // 43: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
-	32, // 44: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
-	1,  // 45: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
-	5,  // 46: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
-	8,  // 47: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
-	13, // 48: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
-	16, // 49: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
-	19, // 50: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
-	21, // 51: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
-	23, // 52: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
-	26, // 53: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
-	29, // 54: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
-	31, // 55: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
-	33, // 56: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
-	45, // [45:57] is the sub-list for method output_type
-	33, // [33:45] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	40, // 7: mq.admin.v1.Subscription.initial_interval:type_name -> google.protobuf.Duration
+	40, // 8: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
+	40, // 9: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
+	40, // 10: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
+	40, // 11: mq.admin.v1.Subscription.dead_letter_retention:type_name -> google.protobuf.Duration
+	7,  // 12: mq.admin.v1.Subscription.settings:type_name -> mq.admin.v1.Setting
+	10, // 13: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
+	11, // 14: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
+	12, // 15: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
+	15, // 16: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
+	41, // 17: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
+	37, // 18: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
+	42, // 19: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
+	18, // 20: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
+	41, // 21: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
+	41, // 22: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
+	38, // 23: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
+	42, // 24: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
+	25, // 25: mq.admin.v1.SummarizeDeadLettersResponse.failures:type_name -> mq.admin.v1.Failure
+	41, // 26: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
+	41, // 27: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
+	41, // 28: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
+	28, // 29: mq.admin.v1.SeekGroupResponse.positions:type_name -> mq.admin.v1.Position
+	35, // 30: mq.admin.v1.ListScheduledResponse.scheduled:type_name -> mq.admin.v1.Scheduled
+	41, // 31: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
+	39, // 32: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
+	42, // 33: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
+	0,  // 34: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
+	4,  // 35: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
+	8,  // 36: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
+	13, // 37: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
+	16, // 38: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
+	19, // 39: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
+	21, // 40: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
+	23, // 41: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
+	26, // 42: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
+	29, // 43: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
+	31, // 44: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
+	33, // 45: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
+	1,  // 46: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
+	5,  // 47: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
+	9,  // 48: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
+	14, // 49: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
+	17, // 50: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
+	20, // 51: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
+	22, // 52: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
+	24, // 53: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
+	27, // 54: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
+	30, // 55: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
+	32, // 56: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
+	34, // 57: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
+	46, // [46:58] is the sub-list for method output_type
+	34, // [34:46] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_mq_admin_v1_admin_proto_init() }
@@ -3168,7 +3248,7 @@ func file_mq_admin_v1_admin_proto_init() {
 	if File_mq_admin_v1_admin_proto != nil {
 		return
 	}
-	file_mq_admin_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
+	file_mq_admin_v1_admin_proto_msgTypes[26].OneofWrappers = []any{
 		(*SeekGroupRequest_Edge)(nil),
 		(*SeekGroupRequest_Offset)(nil),
 		(*SeekGroupRequest_Time)(nil),
@@ -3179,7 +3259,7 @@ func file_mq_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_admin_v1_admin_proto_rawDesc), len(file_mq_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
