@@ -96,7 +96,7 @@ func (c *catalogue) openLocked(ctx context.Context) error {
 		if err := proto.Unmarshal(pair.Value, &d); err != nil {
 			return fmt.Errorf("descriptors %x: %w", pair.Key, err)
 		}
-		set, err := schema.Parse(d.GetFiles())
+		set, err := schema.ParseStored(d.GetFiles())
 		if err != nil {
 			return fmt.Errorf("descriptors %x: %w", pair.Key, err)
 		}

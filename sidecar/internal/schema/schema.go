@@ -53,37 +53,54 @@ type Set struct {
 // Parse checks an upload. Files that are part of protobuf or of typedmq itself are replaced by this program's own.
 // Errors: *Error; topic.Faults when the annotations are at fault.
 func Parse(fds *descriptorpb.FileDescriptorSet) (*Set, error) {
+	set, faults, err := loadFiles(fds)
+	if err == nil && len(faults) > 0 {
+		return nil, faults
+	}
+	return set, err
+}
+
+// ParseStored is Parse for descriptors that an earlier version may have accepted: settings that contradict each other by a rule that came later are
+// no error. Such a setting has the effect that it always had.
+func ParseStored(fds *descriptorpb.FileDescriptorSet) (*Set, error) {
+	set, faults, err := loadFiles(fds)
+	for _, f := range faults {
+		if err == nil && f.Reason != topic.Contradiction {
+			return nil, faults
+		}
+	}
+	return set, err
+}
+
+func loadFiles(fds *descriptorpb.FileDescriptorSet) (*Set, topic.Faults, error) {
 	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(fds)
 	if err != nil {
-		return nil, &Error{Invalid, err.Error()}
+		return nil, nil, &Error{Invalid, err.Error()}
 	}
 	if len(encoded) > MaxBytes {
-		return nil, &Error{TooLarge, fmt.Sprintf("descriptors of %d bytes: at most %d are allowed", len(encoded), MaxBytes)}
+		return nil, nil, &Error{TooLarge, fmt.Sprintf("descriptors of %d bytes: at most %d are allowed", len(encoded), MaxBytes)}
 	}
 	own, err := withOwnFiles(fds)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := checkImports(own); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	files, err := protodesc.NewFiles(own)
 	if err != nil {
-		return nil, &Error{reasonOf(err), err.Error()}
+		return nil, nil, &Error{reasonOf(err), err.Error()}
 	}
 	var all []protoreflect.FileDescriptor
 	for _, f := range own.File {
 		d, err := files.FindFileByPath(f.GetName())
 		if err != nil {
-			return nil, &Error{Invalid, err.Error()}
+			return nil, nil, &Error{Invalid, err.Error()}
 		}
 		all = append(all, d)
 	}
 	declared, faults := topic.Load(all)
-	if len(faults) > 0 {
-		return nil, faults
-	}
-	return &Set{Hash: sha256.Sum256(encoded), Proto: fds, Declared: declared, files: files, types: dynamicpb.NewTypes(files)}, nil
+	return &Set{Hash: sha256.Sum256(encoded), Proto: fds, Declared: declared, files: files, types: dynamicpb.NewTypes(files)}, faults, nil
 }
 
 // withOwnFiles replaces files of protobuf and typedmq by the ones linked into this program, and refuses others in their packages.

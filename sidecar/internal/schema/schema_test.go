@@ -250,3 +250,27 @@ func BenchmarkValidate(b *testing.B) {
 		}
 	}
 }
+
+// TestStoredDescriptorsOutliveNewRules: a store that took a contradiction before there was a rule against it still opens.
+func TestStoredDescriptorsOutliveNewRules(t *testing.T) {
+	fds := topicFile(t)
+	for _, f := range fds.GetFile() {
+		for _, m := range f.GetMessageType() {
+			if m.GetName() == "T" {
+				o := proto.GetExtension(m.GetOptions(), mqv1.E_Topic).(*mqv1.TopicOptions)
+				o.Delivery, o.RetentionBytes = mqv1.Delivery_DELIVERY_QUEUE.Enum(), proto.Uint64(1)
+				proto.SetExtension(m.Options, mqv1.E_Topic, o)
+			}
+		}
+	}
+	if _, err := Parse(fds); err == nil {
+		t.Fatal("a queue with retention_bytes is accepted")
+	}
+	set, err := ParseStored(fds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := set.Topic("x.T"); !ok {
+		t.Fatal("its topic is gone")
+	}
+}
