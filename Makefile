@@ -58,7 +58,7 @@ measure-schedule: ## what a million scheduled messages cost in memory, at a rest
 
 stress: build ## SEEDS simulated worlds from FIRST on (FOCUS=crash for one kind), random conversations with the core, demos with a killed sidecar
 	SEEDS=$(SEEDS) FIRST=$(FIRST) FOCUS=$(FOCUS) $(GO) test -count 1 -timeout 60m -v -run 'TestSeeds$$' ./sidecar/internal/sim | grep -v '^=== '; exit $${PIPESTATUS[0]}
-	SEEDS=$(SEEDS) $(GO) test $(RACE) -timeout 60m -run RandomEvents ./sidecar/internal/dispatch
+	SEEDS=$(SEEDS) $(GO) test -count 1 -timeout 60m -run RandomEvents ./sidecar/internal/dispatch
 	for i in 1 2 3 4 5; do bin/flights demo --mq bin/mq --kill || exit 1; done
 
 mutants: ## put each seeded bug in, one after the other, and see the simulation catch it
