@@ -27,7 +27,7 @@ func (s *Sidecar) startRun(ctx context.Context) (*run, error) {
 	r := &run{engine: &tap{Engine: s.store, journal: s.journal}, member: s.members.Join(time.Minute, s.clock.Now)}
 	var err error
 	r.broker, err = broker.New(ctx, broker.Options{
-		Engine: r.engine, Cluster: r.member, Clock: s.clock, Logger: s.log, Limits: broker.DefaultLimits(), OnActivity: s.changes.note,
+		Engine: r.engine, Cluster: r.member, Clock: s.clock, Logger: s.log, Limits: broker.DefaultLimits(), Parse: parseOnce, OnActivity: s.changes.note,
 	})
 	if err != nil {
 		return nil, err

@@ -20,11 +20,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/types/descriptorpb"
+
 	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/cluster"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 	"github.com/typedmq/typedmq/sidecar/internal/mutant"
+	"github.com/typedmq/typedmq/sidecar/internal/schema"
 )
 
 // Clock is where the time comes from.
@@ -51,6 +54,8 @@ type Options struct {
 	// Turn, if set, is called by each goroutine of the broker before it does its next piece of work, and returns when it may. A simulation lets
 	// one go at a time. Nil in production.
 	Turn func(who fmt.Stringer)
+	// Parse gives uploaded descriptors their meaning. Default: schema.Parse.
+	Parse func(*descriptorpb.FileDescriptorSet) (*schema.Set, error)
 	// OnActivity, if set, is called each time that something was begun or ended that Idle looks at. It must neither block nor call the broker.
 	OnActivity func()
 }
@@ -83,6 +88,7 @@ type Broker struct {
 	limits  Limits
 	random  func() uint64
 	turn    func(who fmt.Stringer)
+	parse   func(*descriptorpb.FileDescriptorSet) (*schema.Set, error)
 	origin  time.Time // of the monotonic clock that dispatch sees
 	wall0   time.Time // the time of day at the origin, or the latest that the store has seen if that is later
 	seed    maphash.Seed
@@ -115,11 +121,14 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	if o.Random == nil {
 		o.Random = rand.Uint64
 	}
+	if o.Parse == nil {
+		o.Parse = schema.Parse
+	}
 	if o.Turn == nil {
 		o.Turn = func(fmt.Stringer) {}
 	}
 	b := &Broker{
-		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits, random: o.Random, turn: o.Turn,
+		engine: o.Engine, cluster: o.Cluster, clock: o.Clock, log: o.Logger, limits: o.Limits, random: o.Random, turn: o.Turn, parse: o.Parse,
 		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
 		declared: make(chan struct{}, 1), onActivity: o.OnActivity,
 	}

@@ -62,7 +62,7 @@ func (b *Broker) Declare(ctx context.Context, d Declaration) (Declared, error) {
 	}
 	if d.Descriptors != nil {
 		var err error
-		if set, err = schema.Parse(d.Descriptors); err != nil {
+		if set, err = b.parse(d.Descriptors); err != nil {
 			return Declared{}, Refusal(err)
 		}
 	}
