@@ -47,6 +47,7 @@ func (sv *serving) openLane(ctx context.Context, index uint8, saved laneState, n
 	if !saved.headed { // a head is saved when the position moves: until then the group stands where it began
 		snap.Floor = dispatch.Offset(sv.group.startOf(sv.partition, index))
 	}
+	snap.Begin = dispatch.Offset(bounds.Begin)
 	l.restored = snap.Blocks
 	l.machine = dispatch.New(sv.group.machineConfig(sv.claim.claim.Epoch, sv.partition, index), snap, now)
 	return l, nil

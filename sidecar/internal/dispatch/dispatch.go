@@ -117,6 +117,7 @@ type Partition struct {
 	fresh  Offset // offsets from here to cursor were never considered for a lease
 	cursor Offset // offsets from here on were not fetched
 	end    Offset // of the log, as far as known
+	begin  Offset // of the log, as far as known: what is below it does not come any more
 
 	pages          pages
 	held           map[Offset]uint64 // dead letters that hold their key
@@ -152,6 +153,7 @@ func New(cfg Config, snap Snapshot, now Instant) *Partition {
 		fresh:    snap.Floor,
 		cursor:   snap.Floor,
 		end:      snap.Floor,
+		begin:    snap.Begin,
 		pages:    newPages(snap.Floor, packAbove),
 		held:     make(map[Offset]uint64, len(snap.Held)),
 		heldKeys: make(map[uint64]int, len(snap.Held)),

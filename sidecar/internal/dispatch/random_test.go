@@ -129,7 +129,9 @@ func (c *conversation) step(ev Event) error { return c.p.Step(c.now, ev) }
 
 func (c *conversation) reopen() {
 	c.cfg.Epoch++
-	c.p = New(c.cfg, c.store.snapshot(), c.now)
+	snap := c.store.snapshot()
+	snap.Begin = c.begin
+	c.p = New(c.cfg, snap, c.now)
 	c.p.pages.packAbove = c.rng.IntN(3) // so that pages are packed
 	c.live = nil
 	for _, m := range c.log {

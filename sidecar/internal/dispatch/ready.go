@@ -100,6 +100,8 @@ type Snapshot struct {
 	Redriven []Message
 	// Held are the dead letters that hold their key.
 	Held []Message
+	// Begin is the log's: it has no message below.
+	Begin Offset
 }
 
 // Ready returns the work since the last call. Changes that nobody waits for (filtered messages, chiefly) stay inside until there

@@ -202,7 +202,7 @@ func (p *Partition) redrive(m Message) {
 // awaits tells whether a message of the log is not settled, fetched or not.
 func (p *Partition) awaits(o Offset) bool {
 	if o >= p.cursor {
-		return !p.wasSettled(o)
+		return o >= p.begin && !p.wasSettled(o)
 	}
 	e := p.pages.entry(o)
 	return o >= p.floor && e != nil && e.state != settled

@@ -2,6 +2,7 @@ package dispatch
 
 // trimmed settles what the log has no longer, so that it holds nothing back. What is leased stays so: its consumer has it.
 func (p *Partition) trimmed(ev *Trimmed) {
+	p.begin = max(p.begin, ev.Begin)
 	for key, g := range p.gates { // lines first, so that no gate passes to a message that goes as well
 		p.cutLine(key, g, ev.Begin)
 	}
