@@ -162,18 +162,8 @@ func (s *shard) run(ctx context.Context) {
 			s.group.broker.log.Warn("partition is not served for now", "group", s.group.name, "topic", s.group.topicName(),
 				"partition", s.partition, "error", err, "retry_in", wait)
 		}
-		s.sleep(ctx, wait)
+		s.group.broker.sleep(ctx, wait)
 		wait = min(2*wait, retryMost)
-	}
-}
-
-func (s *shard) sleep(ctx context.Context, d time.Duration) {
-	over := make(chan struct{})
-	stop := s.group.broker.clock.AfterFunc(d, func() { close(over) })
-	defer stop()
-	select {
-	case <-over:
-	case <-ctx.Done():
 	}
 }
 
