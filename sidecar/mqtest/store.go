@@ -72,6 +72,15 @@ func (t *tap) Append(ctx context.Context, appends []engine.Append) ([]engine.Off
 	return t.write(appends, func() ([]engine.Offset, error) { return t.Engine.Append(ctx, appends) })
 }
 
+// Commit implements engine.Engine.
+func (t *tap) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
+	inner := make([]engine.Part, len(parts))
+	for i, p := range parts {
+		inner[i] = engine.Part{Shard: p.Shard.(shard).Shard, Writes: p.Writes}
+	}
+	return t.write(appends, func() ([]engine.Offset, error) { return t.Engine.Commit(ctx, inner, appends) })
+}
+
 // Trim implements engine.Engine.
 func (t *tap) Trim(ctx context.Context, log engine.LogID, before engine.Offset) error {
 	_, err := t.write(nil, func() ([]engine.Offset, error) { return nil, t.Engine.Trim(ctx, log, before) })
@@ -91,5 +100,5 @@ type shard struct {
 
 // Commit implements engine.Shard.
 func (s shard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
-	return s.tap.write(b.Appends, func() ([]engine.Offset, error) { return s.Shard.Commit(ctx, b) })
+	return s.tap.Commit(ctx, []engine.Part{{Shard: s, Writes: b.Writes}}, b.Appends)
 }

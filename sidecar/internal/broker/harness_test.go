@@ -102,28 +102,38 @@ func (s faultyShard) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[en
 }
 
 func (s faultyShard) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
-	if hook := s.f.onCommit.Load(); hook != nil {
+	return s.f.Commit(ctx, []engine.Part{{Shard: s, Writes: b.Writes}}, b.Appends)
+}
+
+func (f *faulty) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
+	b := engine.Batch{Appends: appends}
+	inner := make([]engine.Part, len(parts))
+	for i, p := range parts {
+		inner[i] = engine.Part{Shard: p.Shard.(faultyShard).Shard, Writes: p.Writes}
+		b.Writes = append(b.Writes, p.Writes...)
+	}
+	if hook := f.onCommit.Load(); hook != nil {
 		(*hook)(b)
 	}
-	time.Sleep(time.Duration(s.f.stall.Load()))
-	if s.f.full.Load() {
+	time.Sleep(time.Duration(f.stall.Load()))
+	if f.full.Load() {
 		return nil, engine.ErrFull
 	}
-	if log := s.f.broken.Load(); log != nil && slices.ContainsFunc(b.Appends, func(a engine.Append) bool { return a.Log == *log }) {
+	if log := f.broken.Load(); log != nil && slices.ContainsFunc(appends, func(a engine.Append) bool { return a.Log == *log }) {
 		return nil, &engine.CorruptError{Log: *log, Offset: 0, Detail: "test"}
 	}
-	if s.f.failCommits.Add(-1) >= 0 {
+	if f.failCommits.Add(-1) >= 0 {
 		return nil, engine.ErrUnknownOutcome
 	}
-	if s.f.late.Swap(false) {
+	if f.late.Swap(false) {
 		go func() {
 			time.Sleep(time.Second)
-			_, _ = s.Shard.Commit(ctx, b)
+			_, _ = f.Engine.Commit(ctx, inner, appends)
 		}()
 		return nil, engine.ErrUnknownOutcome
 	}
-	offsets, err := s.Shard.Commit(ctx, b)
-	if s.f.failAfter.Swap(false) {
+	offsets, err := f.Engine.Commit(ctx, inner, appends)
+	if f.failAfter.Swap(false) {
 		return nil, engine.ErrUnknownOutcome
 	}
 	return offsets, err

@@ -90,6 +90,12 @@ type Batch struct {
 	Appends []Append
 }
 
+// Part is what a commit of several shards writes for one of them, in the name of its claim.
+type Part struct {
+	Shard  Shard
+	Writes []Write
+}
+
 // Engine is a durable log store.
 type Engine interface {
 	// Append stores each element in the order given and returns the offset of the first record of each. It returns when
@@ -97,6 +103,11 @@ type Engine interface {
 	// An element with Count < 1 or with malformed Records is a caller's error and panics or fails without effect.
 	// Errors: ErrFull, ErrClosed, ErrUnknownOutcome, *CorruptError when a log is quarantined.
 	Append(ctx context.Context, appends []Append) ([]Offset, error)
+
+	// Commit writes the maps of several shards and appends to logs, all of it or nothing, and returns the first offset of each append when that is
+	// durable. Nothing is written when one of the claims has been taken over. Two parts of one shard are done in their order. The shards are of this engine.
+	// Errors: ErrFenced when a later epoch has claimed one of the shards, and those of Append.
+	Commit(ctx context.Context, parts []Part, appends []Append) ([]Offset, error)
 
 	// Read returns chunks that hold the records at or above from, in order. Only durable records are returned, and the first
 	// chunk may begin below from. It stops after maxBytes of records but returns at least one chunk if there is one. At the end

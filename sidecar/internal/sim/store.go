@@ -246,20 +246,33 @@ type shardView struct {
 }
 
 func (s *shardView) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset, error) {
-	name := "commit " + s.id.String()
-	if err := s.view.before(ctx, name, false); err != nil {
+	return s.view.Commit(ctx, []engine.Part{{Shard: s, Writes: b.Writes}}, b.Appends)
+}
+
+func (v *view) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
+	name := "commit"
+	inner := make([]engine.Part, len(parts))
+	for i, p := range parts {
+		s := p.Shard.(*shardView)
+		name += " " + s.id.String()
+		inner[i] = engine.Part{Shard: s.Shard, Writes: p.Writes}
+	}
+	if err := v.before(ctx, name, false); err != nil {
 		return nil, err
 	}
-	began := s.view.w.gate.step()
-	firsts, err := s.Shard.Commit(ctx, b)
-	err = s.view.after(name, err)
-	if err == nil {
-		w := s.view.w
-		w.record(Event{
-			Kind: Commit, Group: s.id.Group, Topic: w.topicIDs[s.id.Topic], Partition: s.id.Partition, Epoch: uint64(s.epoch), Count: int64(len(b.Writes)), Bound: int64(began),
+	began := v.w.gate.step()
+	firsts, err := v.Engine.Commit(ctx, inner, appends)
+	err = v.after(name, err)
+	if err != nil {
+		return firsts, err
+	}
+	for _, p := range parts {
+		s := p.Shard.(*shardView)
+		v.w.record(Event{
+			Kind: Commit, Group: s.id.Group, Topic: v.w.topicIDs[s.id.Topic], Partition: s.id.Partition, Epoch: uint64(s.epoch), Count: int64(len(p.Writes)), Bound: int64(began),
 		})
 	}
-	return firsts, err
+	return firsts, nil
 }
 
 func (s *shardView) Get(ctx context.Context, key []byte) ([]byte, error) {

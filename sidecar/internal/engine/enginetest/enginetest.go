@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
@@ -40,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"large records", largeRecords},
 		{"malformed appends have no effect", malformedAppends},
 		{"commit writes all or nothing", commitAllOrNothing},
+		{"commit of several shards writes all or nothing", commitOfSeveralShards},
 		{"fence refuses earlier epochs", fenceRefusesEarlierEpochs},
 		{"fence against racing commits", fenceRacesCommits},
 		{"get and scan", getAndScan},
@@ -418,6 +420,58 @@ func commitAllOrNothing(t *testing.T, h Harness) {
 	if got := dump(t, s, "", ""); got != "floor=4" {
 		t.Errorf("the shard holds %q", got)
 	}
+}
+
+func commitOfSeveralShards(t *testing.T, h Harness) {
+	other := engine.ShardID{Group: "audit", Topic: 2}
+	s, o := mustFence(t, h.Engine, shard, 1), mustFence(t, h.Engine, other, 7)
+	commit := func(appends ...engine.Append) ([]engine.Offset, error) {
+		n := strconv.Itoa(len(readAll(t, h.Engine, logA, 0)))
+		return h.Engine.Commit(t.Context(), []engine.Part{
+			{Shard: s, Writes: []engine.Write{put("floor", n)}},
+			{Shard: o, Writes: []engine.Write{put("mark", n)}},
+			{Shard: s, Writes: []engine.Write{put("floor", n+"+")}},
+		}, appends)
+	}
+	holds := func(e engine.Engine, floor, mark string, records int) {
+		t.Helper()
+		if f, m := dump(t, e.View(shard), "", ""), dump(t, e.View(other), "", ""); f != "floor="+floor || m != "mark="+mark {
+			t.Errorf("the shards hold %q and %q, want floor=%s and mark=%s", f, m, floor, mark)
+		}
+		if got := readAll(t, e, logA, 0); len(got) != records {
+			t.Errorf("the log holds %v, want %d records", got, records)
+		}
+	}
+	if firsts, err := commit(appendOf(logA, "a0", "a1"), appendOf(logB, "b0"), appendOf(logA, "a2")); err != nil || !slices.Equal(firsts, []engine.Offset{0, 0, 2}) {
+		t.Errorf("a commit returned %v, %v", firsts, err)
+	}
+	holds(h.Engine, "0+", "0", 3)
+	if _, err := commit(appendOf(logA, "a3"), engine.Append{Log: logB, Records: set("x"), Count: 3}); err == nil {
+		t.Error("a malformed commit was accepted")
+	}
+	holds(h.Engine, "0+", "0", 3)
+	mustFence(t, h.Engine, other, 8)
+	if _, err := commit(appendOf(logA, "a3")); !errors.Is(err, engine.ErrFenced) {
+		t.Errorf("a commit with a claim that was taken over returned %v", err)
+	}
+	holds(h.Engine, "0+", "0", 3)
+	if _, err := h.Engine.Commit(t.Context(), []engine.Part{{Shard: s}, {Shard: h.Engine.View(other)}}, nil); !errors.Is(err, engine.ErrFenced) {
+		t.Errorf("a commit of a shard that is only viewed returned %v", err)
+	}
+	o = mustFence(t, h.Engine, other, 8)
+	if _, err := commit(); err != nil {
+		t.Errorf("a commit without appends returned %v", err)
+	}
+	holds(h.Engine, "3+", "3", 3)
+	if h.Reopen == nil {
+		return
+	}
+	if err := h.Engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := h.Reopen(t)
+	defer func() { _ = e.Close() }()
+	holds(e, "3+", "3", 3)
 }
 
 // dump is a scan's result in one line.

@@ -54,44 +54,46 @@ func New() *Engine {
 
 // Append implements engine.Engine. A context that is done before the call fails it without effect.
 func (e *Engine) Append(ctx context.Context, appends []engine.Append) ([]engine.Offset, error) {
-	return e.write(ctx, nil, engine.Batch{Appends: appends})
+	return e.Commit(ctx, nil, appends)
 }
 
-// write does a batch, for a shard's owner or, without one, for anybody.
-func (e *Engine) write(ctx context.Context, owner *shard, batch engine.Batch) ([]engine.Offset, error) {
+// Commit implements engine.Engine.
+func (e *Engine) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	runs := make([][]engine.Run, len(batch.Appends))
-	for i, a := range batch.Appends {
+	runs := make([][]engine.Run, len(appends))
+	for i, a := range appends {
 		var err error
 		if runs[i], err = engine.Cut(a); err != nil {
 			return nil, err
 		}
 	}
-	firsts, err := e.apply(owner, batch, runs)
+	firsts, err := e.apply(parts, appends, runs)
 	if err != nil {
 		return nil, err
 	}
-	e.tell(batch.Appends)
+	e.tell(appends)
 	return firsts, nil
 }
 
-func (e *Engine) apply(owner *shard, batch engine.Batch, runs [][]engine.Run) ([]engine.Offset, error) {
+func (e *Engine) apply(parts []engine.Part, appends []engine.Append, runs [][]engine.Run) ([]engine.Offset, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.mu.closed {
 		return nil, engine.ErrClosed
 	}
-	if owner != nil {
-		s := e.mu.shards[owner.id]
-		if s.epoch != owner.epoch && !mutant.On(mutant.EpochUnchecked) {
+	for _, p := range parts {
+		owner := p.Shard.(*shard)
+		if owner.epoch == 0 || e.mu.shards[owner.id].epoch != owner.epoch && !mutant.On(mutant.EpochUnchecked) {
 			return nil, engine.ErrFenced
 		}
-		s.apply(batch.Writes)
 	}
-	firsts := make([]engine.Offset, len(batch.Appends))
-	for i, a := range batch.Appends {
+	for _, p := range parts {
+		e.mu.shards[p.Shard.(*shard).id].apply(p.Writes)
+	}
+	firsts := make([]engine.Offset, len(appends))
+	for i, a := range appends {
 		firsts[i] = e.logLocked(a.Log).append(a.TimeMS, runs[i])
 	}
 	return firsts, nil
@@ -281,10 +283,7 @@ type shard struct {
 }
 
 func (s *shard) Commit(ctx context.Context, batch engine.Batch) ([]engine.Offset, error) {
-	if s.epoch == 0 {
-		return nil, engine.ErrFenced
-	}
-	return s.engine.write(ctx, s, batch)
+	return s.engine.Commit(ctx, []engine.Part{{Shard: s, Writes: batch.Writes}}, batch.Appends)
 }
 
 func (s *shard) Get(ctx context.Context, key []byte) ([]byte, error) {

@@ -26,19 +26,24 @@ const (
 
 // request is one call for the committer.
 type request struct {
-	// What to do: one of these, and for a shard's commit none of them.
+	// What to do: one of these, and for a commit none of them.
 	plain bool
 	fence bool
 	trim  *trimTo
 
-	shard   *shardState // of a commit or a fence
-	epoch   engine.Epoch
-	writes  []engine.Write
+	claims  []claim // of a commit, or the one of a fence
 	appends []preparedAppend
 
 	claimed atomic.Bool   // by the committer, who then does it, or by the caller, who then gave up
 	built   chan struct{} // set by the committer before it claims; closed when it no longer needs the caller's slices
 	done    chan error    // gets the outcome
+}
+
+// claim is what a request writes in the name of a shard's claim.
+type claim struct {
+	shard  *shardState
+	epoch  engine.Epoch
+	writes []engine.Write
 }
 
 type preparedAppend struct {
@@ -54,8 +59,8 @@ type trimTo struct {
 	taken int64 // bytes of records before begin
 }
 
-// write checks a batch and has it committed.
-func (e *Engine) write(ctx context.Context, r *request, batch engine.Batch) ([]engine.Offset, error) {
+// write checks a request with appends and has it committed.
+func (e *Engine) write(ctx context.Context, r *request, appends []engine.Append) ([]engine.Offset, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -63,9 +68,8 @@ func (e *Engine) write(ctx context.Context, r *request, batch engine.Batch) ([]e
 		return nil, engine.ErrClosed
 	}
 	defer e.gate.leave()
-	r.writes = batch.Writes
-	r.appends = make([]preparedAppend, len(batch.Appends))
-	for i, a := range batch.Appends {
+	r.appends = make([]preparedAppend, len(appends))
+	for i, a := range appends {
 		runs, err := engine.Cut(a)
 		if err != nil {
 			return nil, err
@@ -211,15 +215,17 @@ func (e *Engine) take(c *cycle, r *request) {
 	c.requests = append(c.requests, r)
 	switch {
 	case r.fence:
-		r.shard.epoch = r.epoch
+		r.claims[0].shard.epoch = r.claims[0].epoch
 	case r.trim != nil:
 		c.trim(r.trim)
 	}
 	for i := range r.appends {
 		c.append(&r.appends[i])
 	}
-	for _, w := range r.writes {
-		c.size += len(w.Key) + len(w.Value)
+	for _, claim := range r.claims {
+		for _, w := range claim.writes {
+			c.size += len(w.Key) + len(w.Value)
+		}
 	}
 }
 
@@ -228,8 +234,10 @@ func (e *Engine) refuse(r *request) error {
 	if err := e.fatal.err(); err != nil {
 		return fmt.Errorf("pebbleengine: no more writes after: %w", err)
 	}
-	if r.shard != nil && !mutant.On(mutant.EpochUnchecked) && (r.epoch < r.shard.epoch || !r.fence && r.epoch != r.shard.epoch) {
-		return engine.ErrFenced
+	for _, c := range r.claims {
+		if !mutant.On(mutant.EpochUnchecked) && (c.epoch < c.shard.epoch || !r.fence && c.epoch != c.shard.epoch) {
+			return engine.ErrFenced
+		}
 	}
 	for i := range r.appends {
 		if _, bad := r.appends[i].log.status(); bad != nil {
@@ -307,12 +315,14 @@ func (e *Engine) build(c *cycle) error {
 		errs = append(errs, l.build(c.batch))
 	}
 	for _, r := range c.requests {
-		if r.fence {
-			key := fenceKey(r.shard.id)
-			set(key, sealed(key, be64(uint64(r.epoch))))
-		}
-		for _, w := range r.writes {
-			errs = append(errs, r.shard.build(c.batch, w))
+		for _, claim := range r.claims {
+			if r.fence {
+				key := fenceKey(claim.shard.id)
+				set(key, sealed(key, be64(uint64(claim.epoch))))
+			}
+			for _, w := range claim.writes {
+				errs = append(errs, claim.shard.build(c.batch, w))
+			}
 		}
 	}
 	set(commitsKey(), sealed(commitsKey(), be64(e.commits+1)))
@@ -353,8 +363,8 @@ func (c *cycle) syncs() *pebble.WriteOptions {
 	for _, r := range c.requests {
 		switch {
 		case mutant.On(mutant.NoSyncOnPublish) && r.plain:
-		case mutant.On(mutant.NoSyncOnAck) && r.shard != nil && !r.fence:
-		case mutant.On(mutant.DelayLostOnCrash) && r.shard != nil && !r.fence && r.shard.id.Topic == 0:
+		case mutant.On(mutant.NoSyncOnAck) && len(r.claims) > 0 && !r.fence:
+		case mutant.On(mutant.DelayLostOnCrash) && len(r.claims) > 0 && !r.fence && r.claims[0].shard.id.Topic == 0:
 		default:
 			return pebble.Sync
 		}

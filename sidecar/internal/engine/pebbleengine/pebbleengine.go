@@ -193,7 +193,20 @@ func (e *Engine) Append(ctx context.Context, appends []engine.Append) ([]engine.
 	if len(appends) == 0 {
 		return nil, ctx.Err()
 	}
-	return e.write(ctx, &request{plain: true}, engine.Batch{Appends: appends})
+	return e.write(ctx, &request{plain: true}, appends)
+}
+
+// Commit implements engine.Engine. After a cancellation the error is as that of Append.
+func (e *Engine) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
+	r := &request{plain: len(parts) == 0, claims: make([]claim, len(parts))}
+	for i, p := range parts {
+		s := p.Shard.(*shard)
+		if s.epoch == 0 {
+			return nil, engine.ErrFenced
+		}
+		r.claims[i] = claim{s.state, s.epoch, p.Writes}
+	}
+	return e.write(ctx, r, appends)
 }
 
 // Read implements engine.Engine.
@@ -277,7 +290,7 @@ func (e *Engine) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoc
 	if err != nil {
 		return nil, err
 	}
-	if err := e.submit(ctx, &request{fence: true, shard: state, epoch: epoch}); err != nil {
+	if err := e.submit(ctx, &request{fence: true, claims: []claim{{shard: state, epoch: epoch}}}); err != nil {
 		return nil, err
 	}
 	return &shard{engine: e, state: state, epoch: epoch}, nil

@@ -82,10 +82,7 @@ func (e *Engine) View(id engine.ShardID) engine.Shard {
 
 // Commit implements engine.Shard.
 func (s *shard) Commit(ctx context.Context, batch engine.Batch) ([]engine.Offset, error) {
-	if s.epoch == 0 {
-		return nil, engine.ErrFenced
-	}
-	return s.engine.write(ctx, &request{shard: s.state, epoch: s.epoch}, batch)
+	return s.engine.Commit(ctx, []engine.Part{{Shard: s, Writes: batch.Writes}}, batch.Appends)
 }
 
 // Get implements engine.Shard.
