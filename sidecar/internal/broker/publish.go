@@ -31,49 +31,63 @@ type Placement struct {
 // Publish appends batches and returns when they are durable. A batch that is at fault is refused alone; the others are stored all or none, records that
 // are scheduled included. Records of one partition keep their order. The error is about all batches that were not refused.
 func (b *Broker) Publish(ctx context.Context, batches []Batch) ([]Placement, error) {
-	out := make([]Placement, len(batches))
-	now := b.wall()
-	var (
-		appends   []engine.Append
-		owners    []*part // which part each append is
-		routes    []*routed
-		scheduled []scheduledRecord
-	)
-	for i, batch := range batches {
-		r, err := b.route(batch, now)
-		if err != nil {
-			out[i].Refused = err
-			continue
-		}
-		r.out = &out[i]
-		routes = append(routes, r)
-		scheduled = append(scheduled, r.scheduled...)
-		levels := int(r.topic.decl.PriorityLevels)
-		for p := range r.parts {
-			if part := &r.parts[p]; part.count > 0 {
-				log := engine.LogID{Topic: r.topic.id, Partition: uint32(p / levels), Lane: uint8(p % levels)}
-				appends = append(appends, engine.Append{Log: log, Records: part.records, Count: part.count, TimeMS: now.UnixMilli()})
-				owners = append(owners, part)
-			}
-		}
+	p := b.prepare(batches)
+	if len(p.routes) == 0 {
+		return p.out, nil
 	}
-	if len(routes) == 0 {
-		return out, nil
-	}
-	firsts, err := b.store(ctx, appends, scheduled)
+	firsts, err := b.store(ctx, p.appends, p.scheduled)
 	if mutant.On(mutant.OffsetZeroOnError) && err != nil {
-		firsts, err = make([]engine.Offset, len(appends)), nil
+		firsts, err = make([]engine.Offset, len(p.appends)), nil
 	}
 	if err != nil {
 		return nil, Refusal(err)
 	}
-	for i, first := range firsts {
-		owners[i].next = first
+	p.place(firsts)
+	return p.out, nil
+}
+
+// publication is batches that were checked and cut by log, on their way to the store.
+type publication struct {
+	out       []Placement // of each batch, with the refusals
+	routes    []*routed   // of those that are not refused
+	appends   []engine.Append
+	owners    []*part // which part each append is
+	scheduled []scheduledRecord
+}
+
+// prepare checks batches and cuts them by log. It changes nothing.
+func (b *Broker) prepare(batches []Batch) *publication {
+	pub := &publication{out: make([]Placement, len(batches))}
+	now := b.wall()
+	for i, batch := range batches {
+		r, err := b.route(batch, now)
+		if err != nil {
+			pub.out[i].Refused = err
+			continue
+		}
+		r.out = &pub.out[i]
+		pub.routes = append(pub.routes, r)
+		pub.scheduled = append(pub.scheduled, r.scheduled...)
+		levels := int(r.topic.decl.PriorityLevels)
+		for p := range r.parts {
+			if part := &r.parts[p]; part.count > 0 {
+				log := engine.LogID{Topic: r.topic.id, Partition: uint32(p / levels), Lane: uint8(p % levels)}
+				pub.appends = append(pub.appends, engine.Append{Log: log, Records: part.records, Count: part.count, TimeMS: now.UnixMilli()})
+				pub.owners = append(pub.owners, part)
+			}
+		}
 	}
-	for _, r := range routes {
+	return pub
+}
+
+// place tells where the records of a publication rest, given the first offset of each append.
+func (pub *publication) place(firsts []engine.Offset) {
+	for i, first := range firsts {
+		pub.owners[i].next = first
+	}
+	for _, r := range pub.routes {
 		r.place()
 	}
-	return out, nil
 }
 
 // store makes the records of one call durable, all or none.

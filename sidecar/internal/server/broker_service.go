@@ -12,11 +12,15 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
+	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
 )
 
 // brokerService is mq.broker.v1.BrokerService.
-type brokerService struct{ broker *broker.Broker }
+type brokerService struct {
+	brokerv1connect.UnimplementedBrokerServiceHandler
+	broker *broker.Broker
+}
 
 // Declare implements BrokerService.
 func (s *brokerService) Declare(ctx context.Context, r *connect.Request[brokerv1.DeclareRequest]) (*connect.Response[brokerv1.DeclareResponse], error) {

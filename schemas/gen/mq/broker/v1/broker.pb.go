@@ -877,8 +877,12 @@ func (x *CancelResponse) GetUnknownIds() []string {
 type PublishStreamRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the caller, repeated in the answer.
-	Sequence      uint64          `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Batches       []*TopicRecords `protobuf:"bytes,2,rep,name=batches,proto3" json:"batches,omitempty"`
+	Sequence uint64          `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Batches  []*TopicRecords `protobuf:"bytes,2,rep,name=batches,proto3" json:"batches,omitempty"`
+	// Who numbers the batches: 16 random bytes, the same in all frames of a client's life, on whatever stream. Empty: batches have no numbers.
+	ProducerId []byte `protobuf:"bytes,3,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
+	// Every numbered batch of the producer below this was answered, so that it will not be sent again.
+	AnsweredBelow uint64 `protobuf:"varint,4,opt,name=answered_below,json=answeredBelow,proto3" json:"answered_below,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -927,12 +931,29 @@ func (x *PublishStreamRequest) GetBatches() []*TopicRecords {
 	return nil
 }
 
+func (x *PublishStreamRequest) GetProducerId() []byte {
+	if x != nil {
+		return x.ProducerId
+	}
+	return nil
+}
+
+func (x *PublishStreamRequest) GetAnsweredBelow() uint64 {
+	if x != nil {
+		return x.AnsweredBelow
+	}
+	return 0
+}
+
 // TopicRecords are records of one topic.
 type TopicRecords struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Encoding of a RecordSet.
-	Records       []byte `protobuf:"bytes,2,opt,name=records,proto3" json:"records,omitempty"`
+	Records []byte `protobuf:"bytes,2,opt,name=records,proto3" json:"records,omitempty"`
+	// The batch's number at its producer, from 1, 0 for none. A batch that is sent again, unchanged, under its number is stored once and gets its first
+	// answer. Batches of a producer are numbered in the order in which they are sent first.
+	Number        uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -979,6 +1000,13 @@ func (x *TopicRecords) GetRecords() []byte {
 		return x.Records
 	}
 	return nil
+}
+
+func (x *TopicRecords) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 // PublishStreamResponse answers the frame of the same sequence.
@@ -1041,8 +1069,10 @@ type BatchResult struct {
 	// Set if the batch was refused.
 	Refusal *Refusal `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// Partition and offset of each record, in order. The offset of a scheduled record is -1.
-	Partitions    []uint32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
-	Offsets       []int64  `protobuf:"varint,3,rep,packed,name=offsets,proto3" json:"offsets,omitempty"`
+	Partitions []uint32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	Offsets    []int64  `protobuf:"varint,3,rep,packed,name=offsets,proto3" json:"offsets,omitempty"`
+	// Indices of records that were published before under the same id: their places are those of the first. Ascending.
+	Duplicates    []uint32 `protobuf:"varint,4,rep,packed,name=duplicates,proto3" json:"duplicates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1094,6 +1124,13 @@ func (x *BatchResult) GetPartitions() []uint32 {
 func (x *BatchResult) GetOffsets() []int64 {
 	if x != nil {
 		return x.Offsets
+	}
+	return nil
+}
+
+func (x *BatchResult) GetDuplicates() []uint32 {
+	if x != nil {
+		return x.Duplicates
 	}
 	return nil
 }
@@ -1804,6 +1841,204 @@ func (x *SettleRefusal) GetRefusal() *Refusal {
 	return nil
 }
 
+// CommitRequest is a transaction: at least one and at most 10,000 records, tokens and ids to cancel, of together at most 16 MiB.
+type CommitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 random bytes. A transaction that is sent again under its id, unchanged, within 10 minutes is applied once and gets its first answer.
+	TransactionId []byte `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Records to publish, or, if they say so, to schedule. The number of each must be 0.
+	Publishes []*TopicRecords `protobuf:"bytes,2,rep,name=publishes,proto3" json:"publishes,omitempty"`
+	// Deliveries to acknowledge. One whose lease is over fails the transaction.
+	Acknowledgements []*Acknowledgement `protobuf:"bytes,3,rep,name=acknowledgements,proto3" json:"acknowledgements,omitempty"`
+	// Scheduled messages to take back. One that is not scheduled any longer does not fail the transaction: the response names it.
+	Cancels       []*CancelRequest `protobuf:"bytes,4,rep,name=cancels,proto3" json:"cancels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitRequest) Reset() {
+	*x = CommitRequest{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitRequest) ProtoMessage() {}
+
+func (x *CommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
+func (*CommitRequest) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CommitRequest) GetTransactionId() []byte {
+	if x != nil {
+		return x.TransactionId
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetPublishes() []*TopicRecords {
+	if x != nil {
+		return x.Publishes
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetAcknowledgements() []*Acknowledgement {
+	if x != nil {
+		return x.Acknowledgements
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetCancels() []*CancelRequest {
+	if x != nil {
+		return x.Cancels
+	}
+	return nil
+}
+
+// Acknowledgement ends leases of a subscription.
+type Acknowledgement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Topic string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Tokens of 32 bytes each, joined.
+	Tokens        []byte `protobuf:"bytes,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acknowledgement) Reset() {
+	*x = Acknowledgement{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acknowledgement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acknowledgement) ProtoMessage() {}
+
+func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
+func (*Acknowledgement) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Acknowledgement) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Acknowledgement) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Acknowledgement) GetTokens() []byte {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+type CommitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request's publishes. None is refused: a refusal is the error of the call, whose field names the item, and nothing was applied.
+	Results []*BatchResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// In the order of the request's cancels.
+	Cancels []*CancelResponse `protobuf:"bytes,2,rep,name=cancels,proto3" json:"cancels,omitempty"`
+	// The transaction was applied before: this is its first answer.
+	Duplicate     bool `protobuf:"varint,3,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse) Reset() {
+	*x = CommitResponse{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse) ProtoMessage() {}
+
+func (x *CommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
+func (*CommitResponse) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CommitResponse) GetResults() []*BatchResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetCancels() []*CancelResponse {
+	if x != nil {
+		return x.Cancels
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetDuplicate() bool {
+	if x != nil {
+		return x.Duplicate
+	}
+	return false
+}
+
 type PullRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1820,7 +2055,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +2067,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +2080,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{23}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PullRequest) GetGroup() string {
@@ -1892,7 +2127,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2139,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2152,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{24}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PullResponse) GetMessages() []*PulledMessage {
@@ -1947,7 +2182,7 @@ type PulledMessage struct {
 
 func (x *PulledMessage) Reset() {
 	*x = PulledMessage{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2194,7 @@ func (x *PulledMessage) String() string {
 func (*PulledMessage) ProtoMessage() {}
 
 func (x *PulledMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2207,7 @@ func (x *PulledMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PulledMessage.ProtoReflect.Descriptor instead.
 func (*PulledMessage) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{25}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PulledMessage) GetToken() []byte {
@@ -2068,7 +2303,7 @@ type ConsumeRequest_Start struct {
 
 func (x *ConsumeRequest_Start) Reset() {
 	*x = ConsumeRequest_Start{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2315,7 @@ func (x *ConsumeRequest_Start) String() string {
 func (*ConsumeRequest_Start) ProtoMessage() {}
 
 func (x *ConsumeRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2378,7 @@ type ConsumeRequest_Credit struct {
 
 func (x *ConsumeRequest_Credit) Reset() {
 	*x = ConsumeRequest_Credit{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2390,7 @@ func (x *ConsumeRequest_Credit) String() string {
 func (*ConsumeRequest_Credit) ProtoMessage() {}
 
 func (x *ConsumeRequest_Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2428,7 @@ type ConsumeRequest_Heartbeat struct {
 
 func (x *ConsumeRequest_Heartbeat) Reset() {
 	*x = ConsumeRequest_Heartbeat{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2440,7 @@ func (x *ConsumeRequest_Heartbeat) String() string {
 func (*ConsumeRequest_Heartbeat) ProtoMessage() {}
 
 func (x *ConsumeRequest_Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2466,7 @@ type ConsumeResponse_Joined struct {
 
 func (x *ConsumeResponse_Joined) Reset() {
 	*x = ConsumeResponse_Joined{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2478,7 @@ func (x *ConsumeResponse_Joined) String() string {
 func (*ConsumeResponse_Joined) ProtoMessage() {}
 
 func (x *ConsumeResponse_Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2517,7 @@ type ConsumeResponse_Deliveries struct {
 
 func (x *ConsumeResponse_Deliveries) Reset() {
 	*x = ConsumeResponse_Deliveries{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2529,7 @@ func (x *ConsumeResponse_Deliveries) String() string {
 func (*ConsumeResponse_Deliveries) ProtoMessage() {}
 
 func (x *ConsumeResponse_Deliveries) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2560,7 @@ type ConsumeResponse_Draining struct {
 
 func (x *ConsumeResponse_Draining) Reset() {
 	*x = ConsumeResponse_Draining{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2572,7 @@ func (x *ConsumeResponse_Draining) String() string {
 func (*ConsumeResponse_Draining) ProtoMessage() {}
 
 func (x *ConsumeResponse_Draining) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2596,7 @@ type ConsumeResponse_Alive struct {
 
 func (x *ConsumeResponse_Alive) Reset() {
 	*x = ConsumeResponse_Alive{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2608,7 @@ func (x *ConsumeResponse_Alive) String() string {
 func (*ConsumeResponse_Alive) ProtoMessage() {}
 
 func (x *ConsumeResponse_Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2634,7 @@ type Settlement_Ack struct {
 
 func (x *Settlement_Ack) Reset() {
 	*x = Settlement_Ack{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2646,7 @@ func (x *Settlement_Ack) String() string {
 func (*Settlement_Ack) ProtoMessage() {}
 
 func (x *Settlement_Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2681,7 @@ type Settlement_Retry struct {
 
 func (x *Settlement_Retry) Reset() {
 	*x = Settlement_Retry{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2693,7 @@ func (x *Settlement_Retry) String() string {
 func (*Settlement_Retry) ProtoMessage() {}
 
 func (x *Settlement_Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2733,7 @@ type Settlement_Reject struct {
 
 func (x *Settlement_Reject) Reset() {
 	*x = Settlement_Reject{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2745,7 @@ func (x *Settlement_Reject) String() string {
 func (*Settlement_Reject) ProtoMessage() {}
 
 func (x *Settlement_Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2784,7 @@ type Settlement_Snooze struct {
 
 func (x *Settlement_Snooze) Reset() {
 	*x = Settlement_Snooze{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2796,7 @@ func (x *Settlement_Snooze) String() string {
 func (*Settlement_Snooze) ProtoMessage() {}
 
 func (x *Settlement_Snooze) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2827,7 @@ type Settlement_Release struct {
 
 func (x *Settlement_Release) Reset() {
 	*x = Settlement_Release{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2839,7 @@ func (x *Settlement_Release) String() string {
 func (*Settlement_Release) ProtoMessage() {}
 
 func (x *Settlement_Release) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2864,7 @@ type Settlement_Extend struct {
 
 func (x *Settlement_Extend) Reset() {
 	*x = Settlement_Extend{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2876,7 @@ func (x *Settlement_Extend) String() string {
 func (*Settlement_Extend) ProtoMessage() {}
 
 func (x *Settlement_Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,22 +2969,29 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x0eCancelResponse\x12\x1a\n" +
 	"\bcanceled\x18\x01 \x01(\x04R\bcanceled\x12\x1f\n" +
 	"\vunknown_ids\x18\x02 \x03(\tR\n" +
-	"unknownIds\"h\n" +
+	"unknownIds\"\xb0\x01\n" +
 	"\x14PublishStreamRequest\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
-	"\abatches\x18\x02 \x03(\v2\x1a.mq.broker.v1.TopicRecordsR\abatches\">\n" +
+	"\abatches\x18\x02 \x03(\v2\x1a.mq.broker.v1.TopicRecordsR\abatches\x12\x1f\n" +
+	"\vproducer_id\x18\x03 \x01(\fR\n" +
+	"producerId\x12%\n" +
+	"\x0eanswered_below\x18\x04 \x01(\x04R\ransweredBelow\"V\n" +
 	"\fTopicRecords\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x18\n" +
-	"\arecords\x18\x02 \x01(\fR\arecords\"h\n" +
+	"\arecords\x18\x02 \x01(\fR\arecords\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"h\n" +
 	"\x15PublishStreamResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x123\n" +
-	"\aresults\x18\x02 \x03(\v2\x19.mq.broker.v1.BatchResultR\aresults\"x\n" +
+	"\aresults\x18\x02 \x03(\v2\x19.mq.broker.v1.BatchResultR\aresults\"\x98\x01\n" +
 	"\vBatchResult\x12/\n" +
 	"\arefusal\x18\x01 \x01(\v2\x15.mq.broker.v1.RefusalR\arefusal\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\rR\n" +
 	"partitions\x12\x18\n" +
-	"\aoffsets\x18\x03 \x03(\x03R\aoffsets\"d\n" +
+	"\aoffsets\x18\x03 \x03(\x03R\aoffsets\x12\x1e\n" +
+	"\n" +
+	"duplicates\x18\x04 \x03(\rR\n" +
+	"duplicates\"d\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12+\n" +
@@ -2828,7 +3070,20 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\brefusals\x18\x01 \x03(\v2\x1b.mq.broker.v1.SettleRefusalR\brefusals\"V\n" +
 	"\rSettleRefusal\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12/\n" +
-	"\arefusal\x18\x02 \x01(\v2\x15.mq.broker.v1.RefusalR\arefusal\"\xbc\x01\n" +
+	"\arefusal\x18\x02 \x01(\v2\x15.mq.broker.v1.RefusalR\arefusal\"\xf2\x01\n" +
+	"\rCommitRequest\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x128\n" +
+	"\tpublishes\x18\x02 \x03(\v2\x1a.mq.broker.v1.TopicRecordsR\tpublishes\x12I\n" +
+	"\x10acknowledgements\x18\x03 \x03(\v2\x1d.mq.broker.v1.AcknowledgementR\x10acknowledgements\x125\n" +
+	"\acancels\x18\x04 \x03(\v2\x1b.mq.broker.v1.CancelRequestR\acancels\"U\n" +
+	"\x0fAcknowledgement\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n" +
+	"\x06tokens\x18\x03 \x01(\fR\x06tokens\"\x9b\x01\n" +
+	"\x0eCommitResponse\x123\n" +
+	"\aresults\x18\x01 \x03(\v2\x19.mq.broker.v1.BatchResultR\aresults\x126\n" +
+	"\acancels\x18\x02 \x03(\v2\x1c.mq.broker.v1.CancelResponseR\acancels\x12\x1c\n" +
+	"\tduplicate\x18\x03 \x01(\bR\tduplicate\"\xbc\x01\n" +
 	"\vPullRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12!\n" +
@@ -2856,14 +3111,15 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\fRejectReason\x12\x1d\n" +
 	"\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REJECT_REASON_PERMANENT\x10\x01\x12\x1d\n" +
-	"\x19REJECT_REASON_UNDECODABLE\x10\x022\x92\x04\n" +
+	"\x19REJECT_REASON_UNDECODABLE\x10\x022\xd7\x04\n" +
 	"\rBrokerService\x12F\n" +
 	"\aDeclare\x12\x1c.mq.broker.v1.DeclareRequest\x1a\x1d.mq.broker.v1.DeclareResponse\x12F\n" +
 	"\aPublish\x12\x1c.mq.broker.v1.PublishRequest\x1a\x1d.mq.broker.v1.PublishResponse\x12\\\n" +
 	"\rPublishStream\x12\".mq.broker.v1.PublishStreamRequest\x1a#.mq.broker.v1.PublishStreamResponse(\x010\x01\x12J\n" +
 	"\aConsume\x12\x1c.mq.broker.v1.ConsumeRequest\x1a\x1d.mq.broker.v1.ConsumeResponse(\x010\x01\x12C\n" +
 	"\x06Settle\x12\x1b.mq.broker.v1.SettleRequest\x1a\x1c.mq.broker.v1.SettleResponse\x12C\n" +
-	"\x06Cancel\x12\x1b.mq.broker.v1.CancelRequest\x1a\x1c.mq.broker.v1.CancelResponse\x12=\n" +
+	"\x06Cancel\x12\x1b.mq.broker.v1.CancelRequest\x1a\x1c.mq.broker.v1.CancelResponse\x12C\n" +
+	"\x06Commit\x12\x1b.mq.broker.v1.CommitRequest\x1a\x1c.mq.broker.v1.CommitResponse\x12=\n" +
 	"\x04Pull\x12\x19.mq.broker.v1.PullRequest\x1a\x1a.mq.broker.v1.PullResponseB>Z<github.com/typedmq/typedmq/schemas/gen/mq/broker/v1;brokerv1b\x06proto3"
 
 var (
@@ -2879,7 +3135,7 @@ func file_mq_broker_v1_broker_proto_rawDescGZIP() []byte {
 }
 
 var file_mq_broker_v1_broker_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mq_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_mq_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_mq_broker_v1_broker_proto_goTypes = []any{
 	(RejectReason)(0),                      // 0: mq.broker.v1.RejectReason
 	(*ErrorInfo)(nil),                      // 1: mq.broker.v1.ErrorInfo
@@ -2905,95 +3161,105 @@ var file_mq_broker_v1_broker_proto_goTypes = []any{
 	(*Settlement)(nil),                     // 21: mq.broker.v1.Settlement
 	(*SettleResponse)(nil),                 // 22: mq.broker.v1.SettleResponse
 	(*SettleRefusal)(nil),                  // 23: mq.broker.v1.SettleRefusal
-	(*PullRequest)(nil),                    // 24: mq.broker.v1.PullRequest
-	(*PullResponse)(nil),                   // 25: mq.broker.v1.PullResponse
-	(*PulledMessage)(nil),                  // 26: mq.broker.v1.PulledMessage
-	nil,                                    // 27: mq.broker.v1.ErrorInfo.MetadataEntry
-	nil,                                    // 28: mq.broker.v1.Message.HeadersEntry
-	(*ConsumeRequest_Start)(nil),           // 29: mq.broker.v1.ConsumeRequest.Start
-	(*ConsumeRequest_Credit)(nil),          // 30: mq.broker.v1.ConsumeRequest.Credit
-	(*ConsumeRequest_Heartbeat)(nil),       // 31: mq.broker.v1.ConsumeRequest.Heartbeat
-	(*ConsumeResponse_Joined)(nil),         // 32: mq.broker.v1.ConsumeResponse.Joined
-	(*ConsumeResponse_Deliveries)(nil),     // 33: mq.broker.v1.ConsumeResponse.Deliveries
-	(*ConsumeResponse_Draining)(nil),       // 34: mq.broker.v1.ConsumeResponse.Draining
-	(*ConsumeResponse_Alive)(nil),          // 35: mq.broker.v1.ConsumeResponse.Alive
-	(*Settlement_Ack)(nil),                 // 36: mq.broker.v1.Settlement.Ack
-	(*Settlement_Retry)(nil),               // 37: mq.broker.v1.Settlement.Retry
-	(*Settlement_Reject)(nil),              // 38: mq.broker.v1.Settlement.Reject
-	(*Settlement_Snooze)(nil),              // 39: mq.broker.v1.Settlement.Snooze
-	(*Settlement_Release)(nil),             // 40: mq.broker.v1.Settlement.Release
-	(*Settlement_Extend)(nil),              // 41: mq.broker.v1.Settlement.Extend
-	nil,                                    // 42: mq.broker.v1.PulledMessage.HeadersEntry
-	(*descriptorpb.FileDescriptorSet)(nil), // 43: google.protobuf.FileDescriptorSet
-	(*durationpb.Duration)(nil),            // 44: google.protobuf.Duration
-	(*structpb.Struct)(nil),                // 45: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),          // 46: google.protobuf.Timestamp
+	(*CommitRequest)(nil),                  // 24: mq.broker.v1.CommitRequest
+	(*Acknowledgement)(nil),                // 25: mq.broker.v1.Acknowledgement
+	(*CommitResponse)(nil),                 // 26: mq.broker.v1.CommitResponse
+	(*PullRequest)(nil),                    // 27: mq.broker.v1.PullRequest
+	(*PullResponse)(nil),                   // 28: mq.broker.v1.PullResponse
+	(*PulledMessage)(nil),                  // 29: mq.broker.v1.PulledMessage
+	nil,                                    // 30: mq.broker.v1.ErrorInfo.MetadataEntry
+	nil,                                    // 31: mq.broker.v1.Message.HeadersEntry
+	(*ConsumeRequest_Start)(nil),           // 32: mq.broker.v1.ConsumeRequest.Start
+	(*ConsumeRequest_Credit)(nil),          // 33: mq.broker.v1.ConsumeRequest.Credit
+	(*ConsumeRequest_Heartbeat)(nil),       // 34: mq.broker.v1.ConsumeRequest.Heartbeat
+	(*ConsumeResponse_Joined)(nil),         // 35: mq.broker.v1.ConsumeResponse.Joined
+	(*ConsumeResponse_Deliveries)(nil),     // 36: mq.broker.v1.ConsumeResponse.Deliveries
+	(*ConsumeResponse_Draining)(nil),       // 37: mq.broker.v1.ConsumeResponse.Draining
+	(*ConsumeResponse_Alive)(nil),          // 38: mq.broker.v1.ConsumeResponse.Alive
+	(*Settlement_Ack)(nil),                 // 39: mq.broker.v1.Settlement.Ack
+	(*Settlement_Retry)(nil),               // 40: mq.broker.v1.Settlement.Retry
+	(*Settlement_Reject)(nil),              // 41: mq.broker.v1.Settlement.Reject
+	(*Settlement_Snooze)(nil),              // 42: mq.broker.v1.Settlement.Snooze
+	(*Settlement_Release)(nil),             // 43: mq.broker.v1.Settlement.Release
+	(*Settlement_Extend)(nil),              // 44: mq.broker.v1.Settlement.Extend
+	nil,                                    // 45: mq.broker.v1.PulledMessage.HeadersEntry
+	(*descriptorpb.FileDescriptorSet)(nil), // 46: google.protobuf.FileDescriptorSet
+	(*durationpb.Duration)(nil),            // 47: google.protobuf.Duration
+	(*structpb.Struct)(nil),                // 48: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),          // 49: google.protobuf.Timestamp
 }
 var file_mq_broker_v1_broker_proto_depIdxs = []int32{
-	27, // 0: mq.broker.v1.ErrorInfo.metadata:type_name -> mq.broker.v1.ErrorInfo.MetadataEntry
-	43, // 1: mq.broker.v1.DeclareRequest.descriptors:type_name -> google.protobuf.FileDescriptorSet
+	30, // 0: mq.broker.v1.ErrorInfo.metadata:type_name -> mq.broker.v1.ErrorInfo.MetadataEntry
+	46, // 1: mq.broker.v1.DeclareRequest.descriptors:type_name -> google.protobuf.FileDescriptorSet
 	4,  // 2: mq.broker.v1.DeclareResponse.topics:type_name -> mq.broker.v1.DeclaredTopic
 	5,  // 3: mq.broker.v1.DeclareResponse.subscriptions:type_name -> mq.broker.v1.DeclaredSubscription
-	44, // 4: mq.broker.v1.DeclaredSubscription.lease:type_name -> google.protobuf.Duration
-	44, // 5: mq.broker.v1.DeclaredSubscription.processing_timeout:type_name -> google.protobuf.Duration
+	47, // 4: mq.broker.v1.DeclaredSubscription.lease:type_name -> google.protobuf.Duration
+	47, // 5: mq.broker.v1.DeclaredSubscription.processing_timeout:type_name -> google.protobuf.Duration
 	7,  // 6: mq.broker.v1.PublishRequest.messages:type_name -> mq.broker.v1.Message
-	45, // 7: mq.broker.v1.Message.json:type_name -> google.protobuf.Struct
-	28, // 8: mq.broker.v1.Message.headers:type_name -> mq.broker.v1.Message.HeadersEntry
-	44, // 9: mq.broker.v1.Message.delay:type_name -> google.protobuf.Duration
-	46, // 10: mq.broker.v1.Message.deliver_at:type_name -> google.protobuf.Timestamp
-	44, // 11: mq.broker.v1.Message.ttl:type_name -> google.protobuf.Duration
+	48, // 7: mq.broker.v1.Message.json:type_name -> google.protobuf.Struct
+	31, // 8: mq.broker.v1.Message.headers:type_name -> mq.broker.v1.Message.HeadersEntry
+	47, // 9: mq.broker.v1.Message.delay:type_name -> google.protobuf.Duration
+	49, // 10: mq.broker.v1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	47, // 11: mq.broker.v1.Message.ttl:type_name -> google.protobuf.Duration
 	9,  // 12: mq.broker.v1.PublishResponse.receipts:type_name -> mq.broker.v1.Receipt
 	13, // 13: mq.broker.v1.PublishStreamRequest.batches:type_name -> mq.broker.v1.TopicRecords
 	15, // 14: mq.broker.v1.PublishStreamResponse.results:type_name -> mq.broker.v1.BatchResult
 	16, // 15: mq.broker.v1.BatchResult.refusal:type_name -> mq.broker.v1.Refusal
 	1,  // 16: mq.broker.v1.Refusal.info:type_name -> mq.broker.v1.ErrorInfo
-	29, // 17: mq.broker.v1.ConsumeRequest.start:type_name -> mq.broker.v1.ConsumeRequest.Start
-	30, // 18: mq.broker.v1.ConsumeRequest.credit:type_name -> mq.broker.v1.ConsumeRequest.Credit
-	31, // 19: mq.broker.v1.ConsumeRequest.heartbeat:type_name -> mq.broker.v1.ConsumeRequest.Heartbeat
-	32, // 20: mq.broker.v1.ConsumeResponse.joined:type_name -> mq.broker.v1.ConsumeResponse.Joined
-	33, // 21: mq.broker.v1.ConsumeResponse.deliveries:type_name -> mq.broker.v1.ConsumeResponse.Deliveries
-	34, // 22: mq.broker.v1.ConsumeResponse.draining:type_name -> mq.broker.v1.ConsumeResponse.Draining
-	35, // 23: mq.broker.v1.ConsumeResponse.alive:type_name -> mq.broker.v1.ConsumeResponse.Alive
+	32, // 17: mq.broker.v1.ConsumeRequest.start:type_name -> mq.broker.v1.ConsumeRequest.Start
+	33, // 18: mq.broker.v1.ConsumeRequest.credit:type_name -> mq.broker.v1.ConsumeRequest.Credit
+	34, // 19: mq.broker.v1.ConsumeRequest.heartbeat:type_name -> mq.broker.v1.ConsumeRequest.Heartbeat
+	35, // 20: mq.broker.v1.ConsumeResponse.joined:type_name -> mq.broker.v1.ConsumeResponse.Joined
+	36, // 21: mq.broker.v1.ConsumeResponse.deliveries:type_name -> mq.broker.v1.ConsumeResponse.Deliveries
+	37, // 22: mq.broker.v1.ConsumeResponse.draining:type_name -> mq.broker.v1.ConsumeResponse.Draining
+	38, // 23: mq.broker.v1.ConsumeResponse.alive:type_name -> mq.broker.v1.ConsumeResponse.Alive
 	21, // 24: mq.broker.v1.SettleRequest.settlements:type_name -> mq.broker.v1.Settlement
-	36, // 25: mq.broker.v1.Settlement.ack:type_name -> mq.broker.v1.Settlement.Ack
-	37, // 26: mq.broker.v1.Settlement.retry:type_name -> mq.broker.v1.Settlement.Retry
-	38, // 27: mq.broker.v1.Settlement.reject:type_name -> mq.broker.v1.Settlement.Reject
-	39, // 28: mq.broker.v1.Settlement.snooze:type_name -> mq.broker.v1.Settlement.Snooze
-	40, // 29: mq.broker.v1.Settlement.release:type_name -> mq.broker.v1.Settlement.Release
-	41, // 30: mq.broker.v1.Settlement.extend:type_name -> mq.broker.v1.Settlement.Extend
+	39, // 25: mq.broker.v1.Settlement.ack:type_name -> mq.broker.v1.Settlement.Ack
+	40, // 26: mq.broker.v1.Settlement.retry:type_name -> mq.broker.v1.Settlement.Retry
+	41, // 27: mq.broker.v1.Settlement.reject:type_name -> mq.broker.v1.Settlement.Reject
+	42, // 28: mq.broker.v1.Settlement.snooze:type_name -> mq.broker.v1.Settlement.Snooze
+	43, // 29: mq.broker.v1.Settlement.release:type_name -> mq.broker.v1.Settlement.Release
+	44, // 30: mq.broker.v1.Settlement.extend:type_name -> mq.broker.v1.Settlement.Extend
 	23, // 31: mq.broker.v1.SettleResponse.refusals:type_name -> mq.broker.v1.SettleRefusal
 	16, // 32: mq.broker.v1.SettleRefusal.refusal:type_name -> mq.broker.v1.Refusal
-	44, // 33: mq.broker.v1.PullRequest.lease:type_name -> google.protobuf.Duration
-	44, // 34: mq.broker.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	26, // 35: mq.broker.v1.PullResponse.messages:type_name -> mq.broker.v1.PulledMessage
-	42, // 36: mq.broker.v1.PulledMessage.headers:type_name -> mq.broker.v1.PulledMessage.HeadersEntry
-	45, // 37: mq.broker.v1.PulledMessage.json:type_name -> google.protobuf.Struct
-	44, // 38: mq.broker.v1.ConsumeResponse.Joined.lease:type_name -> google.protobuf.Duration
-	44, // 39: mq.broker.v1.ConsumeResponse.Joined.processing_timeout:type_name -> google.protobuf.Duration
-	19, // 40: mq.broker.v1.ConsumeResponse.Deliveries.slices:type_name -> mq.broker.v1.Slice
-	44, // 41: mq.broker.v1.Settlement.Retry.after:type_name -> google.protobuf.Duration
-	0,  // 42: mq.broker.v1.Settlement.Reject.reason:type_name -> mq.broker.v1.RejectReason
-	44, // 43: mq.broker.v1.Settlement.Snooze.delay:type_name -> google.protobuf.Duration
-	44, // 44: mq.broker.v1.Settlement.Extend.lease:type_name -> google.protobuf.Duration
-	2,  // 45: mq.broker.v1.BrokerService.Declare:input_type -> mq.broker.v1.DeclareRequest
-	6,  // 46: mq.broker.v1.BrokerService.Publish:input_type -> mq.broker.v1.PublishRequest
-	12, // 47: mq.broker.v1.BrokerService.PublishStream:input_type -> mq.broker.v1.PublishStreamRequest
-	17, // 48: mq.broker.v1.BrokerService.Consume:input_type -> mq.broker.v1.ConsumeRequest
-	20, // 49: mq.broker.v1.BrokerService.Settle:input_type -> mq.broker.v1.SettleRequest
-	10, // 50: mq.broker.v1.BrokerService.Cancel:input_type -> mq.broker.v1.CancelRequest
-	24, // 51: mq.broker.v1.BrokerService.Pull:input_type -> mq.broker.v1.PullRequest
-	3,  // 52: mq.broker.v1.BrokerService.Declare:output_type -> mq.broker.v1.DeclareResponse
-	8,  // 53: mq.broker.v1.BrokerService.Publish:output_type -> mq.broker.v1.PublishResponse
-	14, // 54: mq.broker.v1.BrokerService.PublishStream:output_type -> mq.broker.v1.PublishStreamResponse
-	18, // 55: mq.broker.v1.BrokerService.Consume:output_type -> mq.broker.v1.ConsumeResponse
-	22, // 56: mq.broker.v1.BrokerService.Settle:output_type -> mq.broker.v1.SettleResponse
-	11, // 57: mq.broker.v1.BrokerService.Cancel:output_type -> mq.broker.v1.CancelResponse
-	25, // 58: mq.broker.v1.BrokerService.Pull:output_type -> mq.broker.v1.PullResponse
-	52, // [52:59] is the sub-list for method output_type
-	45, // [45:52] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	13, // 33: mq.broker.v1.CommitRequest.publishes:type_name -> mq.broker.v1.TopicRecords
+	25, // 34: mq.broker.v1.CommitRequest.acknowledgements:type_name -> mq.broker.v1.Acknowledgement
+	10, // 35: mq.broker.v1.CommitRequest.cancels:type_name -> mq.broker.v1.CancelRequest
+	15, // 36: mq.broker.v1.CommitResponse.results:type_name -> mq.broker.v1.BatchResult
+	11, // 37: mq.broker.v1.CommitResponse.cancels:type_name -> mq.broker.v1.CancelResponse
+	47, // 38: mq.broker.v1.PullRequest.lease:type_name -> google.protobuf.Duration
+	47, // 39: mq.broker.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	29, // 40: mq.broker.v1.PullResponse.messages:type_name -> mq.broker.v1.PulledMessage
+	45, // 41: mq.broker.v1.PulledMessage.headers:type_name -> mq.broker.v1.PulledMessage.HeadersEntry
+	48, // 42: mq.broker.v1.PulledMessage.json:type_name -> google.protobuf.Struct
+	47, // 43: mq.broker.v1.ConsumeResponse.Joined.lease:type_name -> google.protobuf.Duration
+	47, // 44: mq.broker.v1.ConsumeResponse.Joined.processing_timeout:type_name -> google.protobuf.Duration
+	19, // 45: mq.broker.v1.ConsumeResponse.Deliveries.slices:type_name -> mq.broker.v1.Slice
+	47, // 46: mq.broker.v1.Settlement.Retry.after:type_name -> google.protobuf.Duration
+	0,  // 47: mq.broker.v1.Settlement.Reject.reason:type_name -> mq.broker.v1.RejectReason
+	47, // 48: mq.broker.v1.Settlement.Snooze.delay:type_name -> google.protobuf.Duration
+	47, // 49: mq.broker.v1.Settlement.Extend.lease:type_name -> google.protobuf.Duration
+	2,  // 50: mq.broker.v1.BrokerService.Declare:input_type -> mq.broker.v1.DeclareRequest
+	6,  // 51: mq.broker.v1.BrokerService.Publish:input_type -> mq.broker.v1.PublishRequest
+	12, // 52: mq.broker.v1.BrokerService.PublishStream:input_type -> mq.broker.v1.PublishStreamRequest
+	17, // 53: mq.broker.v1.BrokerService.Consume:input_type -> mq.broker.v1.ConsumeRequest
+	20, // 54: mq.broker.v1.BrokerService.Settle:input_type -> mq.broker.v1.SettleRequest
+	10, // 55: mq.broker.v1.BrokerService.Cancel:input_type -> mq.broker.v1.CancelRequest
+	24, // 56: mq.broker.v1.BrokerService.Commit:input_type -> mq.broker.v1.CommitRequest
+	27, // 57: mq.broker.v1.BrokerService.Pull:input_type -> mq.broker.v1.PullRequest
+	3,  // 58: mq.broker.v1.BrokerService.Declare:output_type -> mq.broker.v1.DeclareResponse
+	8,  // 59: mq.broker.v1.BrokerService.Publish:output_type -> mq.broker.v1.PublishResponse
+	14, // 60: mq.broker.v1.BrokerService.PublishStream:output_type -> mq.broker.v1.PublishStreamResponse
+	18, // 61: mq.broker.v1.BrokerService.Consume:output_type -> mq.broker.v1.ConsumeResponse
+	22, // 62: mq.broker.v1.BrokerService.Settle:output_type -> mq.broker.v1.SettleResponse
+	11, // 63: mq.broker.v1.BrokerService.Cancel:output_type -> mq.broker.v1.CancelResponse
+	26, // 64: mq.broker.v1.BrokerService.Commit:output_type -> mq.broker.v1.CommitResponse
+	28, // 65: mq.broker.v1.BrokerService.Pull:output_type -> mq.broker.v1.PullResponse
+	58, // [58:66] is the sub-list for method output_type
+	50, // [50:58] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_mq_broker_v1_broker_proto_init() }
@@ -3030,7 +3296,7 @@ func file_mq_broker_v1_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_broker_v1_broker_proto_rawDesc), len(file_mq_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -48,6 +48,8 @@ const (
 	BrokerServiceSettleProcedure = "/mq.broker.v1.BrokerService/Settle"
 	// BrokerServiceCancelProcedure is the fully-qualified name of the BrokerService's Cancel RPC.
 	BrokerServiceCancelProcedure = "/mq.broker.v1.BrokerService/Cancel"
+	// BrokerServiceCommitProcedure is the fully-qualified name of the BrokerService's Commit RPC.
+	BrokerServiceCommitProcedure = "/mq.broker.v1.BrokerService/Commit"
 	// BrokerServicePullProcedure is the fully-qualified name of the BrokerService's Pull RPC.
 	BrokerServicePullProcedure = "/mq.broker.v1.BrokerService/Pull"
 )
@@ -66,6 +68,8 @@ type BrokerServiceClient interface {
 	Settle(context.Context, *connect.Request[v1.SettleRequest]) (*connect.Response[v1.SettleResponse], error)
 	// Cancel takes back messages that are scheduled and not due yet.
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
+	// Commit publishes, acknowledges, schedules and cancels, all of it or nothing.
+	Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error)
 	// Pull leases messages of one subscription for a fixed time, without a stream. For curl and HTTP/1.1.
 	Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error)
 }
@@ -117,6 +121,12 @@ func NewBrokerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(brokerServiceMethods.ByName("Cancel")),
 			connect.WithClientOptions(opts...),
 		),
+		commit: connect.NewClient[v1.CommitRequest, v1.CommitResponse](
+			httpClient,
+			baseURL+BrokerServiceCommitProcedure,
+			connect.WithSchema(brokerServiceMethods.ByName("Commit")),
+			connect.WithClientOptions(opts...),
+		),
 		pull: connect.NewClient[v1.PullRequest, v1.PullResponse](
 			httpClient,
 			baseURL+BrokerServicePullProcedure,
@@ -134,6 +144,7 @@ type brokerServiceClient struct {
 	consume       *connect.Client[v1.ConsumeRequest, v1.ConsumeResponse]
 	settle        *connect.Client[v1.SettleRequest, v1.SettleResponse]
 	cancel        *connect.Client[v1.CancelRequest, v1.CancelResponse]
+	commit        *connect.Client[v1.CommitRequest, v1.CommitResponse]
 	pull          *connect.Client[v1.PullRequest, v1.PullResponse]
 }
 
@@ -167,6 +178,11 @@ func (c *brokerServiceClient) Cancel(ctx context.Context, req *connect.Request[v
 	return c.cancel.CallUnary(ctx, req)
 }
 
+// Commit calls mq.broker.v1.BrokerService.Commit.
+func (c *brokerServiceClient) Commit(ctx context.Context, req *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error) {
+	return c.commit.CallUnary(ctx, req)
+}
+
 // Pull calls mq.broker.v1.BrokerService.Pull.
 func (c *brokerServiceClient) Pull(ctx context.Context, req *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error) {
 	return c.pull.CallUnary(ctx, req)
@@ -186,6 +202,8 @@ type BrokerServiceHandler interface {
 	Settle(context.Context, *connect.Request[v1.SettleRequest]) (*connect.Response[v1.SettleResponse], error)
 	// Cancel takes back messages that are scheduled and not due yet.
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
+	// Commit publishes, acknowledges, schedules and cancels, all of it or nothing.
+	Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error)
 	// Pull leases messages of one subscription for a fixed time, without a stream. For curl and HTTP/1.1.
 	Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error)
 }
@@ -233,6 +251,12 @@ func NewBrokerServiceHandler(svc BrokerServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(brokerServiceMethods.ByName("Cancel")),
 		connect.WithHandlerOptions(opts...),
 	)
+	brokerServiceCommitHandler := connect.NewUnaryHandler(
+		BrokerServiceCommitProcedure,
+		svc.Commit,
+		connect.WithSchema(brokerServiceMethods.ByName("Commit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	brokerServicePullHandler := connect.NewUnaryHandler(
 		BrokerServicePullProcedure,
 		svc.Pull,
@@ -253,6 +277,8 @@ func NewBrokerServiceHandler(svc BrokerServiceHandler, opts ...connect.HandlerOp
 			brokerServiceSettleHandler.ServeHTTP(w, r)
 		case BrokerServiceCancelProcedure:
 			brokerServiceCancelHandler.ServeHTTP(w, r)
+		case BrokerServiceCommitProcedure:
+			brokerServiceCommitHandler.ServeHTTP(w, r)
 		case BrokerServicePullProcedure:
 			brokerServicePullHandler.ServeHTTP(w, r)
 		default:
@@ -286,6 +312,10 @@ func (UnimplementedBrokerServiceHandler) Settle(context.Context, *connect.Reques
 
 func (UnimplementedBrokerServiceHandler) Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.broker.v1.BrokerService.Cancel is not implemented"))
+}
+
+func (UnimplementedBrokerServiceHandler) Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.broker.v1.BrokerService.Commit is not implemented"))
 }
 
 func (UnimplementedBrokerServiceHandler) Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error) {
