@@ -223,7 +223,7 @@ func TestErrorsOfManyRPCs(t *testing.T) {
 	response := run(t, encoded, nil, plugin)
 	lines := strings.Split(response.GetError(), "\n")
 	t.Logf("%d faults in %v, the last: %s", len(lines), time.Since(start).Round(time.Millisecond), lines[len(lines)-1])
-	const last = "many.proto:100010:1: rpc R99999 returns many.M0; write returns (google.protobuf.Empty): messages have no answer"
+	const last = "many.proto:100010:1: rpc R99999 returns many.M0, so it is a call, which one group answers; make topic \"m.0\" DELIVERY_QUEUE, or write returns (google.protobuf.Empty)"
 	if len(lines) != rpcs || lines[len(lines)-1] != last || len(response.GetFile()) != 0 {
 		t.Errorf("%d faults and %d files", len(lines), len(response.GetFile()))
 	}

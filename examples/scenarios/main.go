@@ -40,6 +40,7 @@ func scenarios() []scenario {
 		{name: "ttl", shows: "messages that expire", run: runTTL},
 		{name: "order", shows: "order by key and by partition, a blocked key", run: runOrder},
 		{name: "replay", shows: "seek, pause, resume", run: runReplay},
+		{name: "call", shows: "request and reply, errors, late answers, a killed sidecar", alone: true, run: runCall},
 		{name: "retention", shows: "what a topic keeps, and for how long a queue does", run: runRetention},
 	}
 }

@@ -148,11 +148,19 @@ service C { option (mq.v1.consumer) = {group: "g"};
  rpc One(stream N) returns (stream N); }`,
 		`8:2 BAD_RPC rpc One is streaming; write it without stream: it publishes one message at a time
 9:2 BAD_RPC rpc Two is streaming; write it without stream: it publishes one message at a time
-10:2 BAD_RPC rpc Three returns air.v1.A; write returns (google.protobuf.Empty): messages have no answer
+10:2 BAD_RPC rpc Three returns air.v1.A, so it is a call, which one group answers; make topic "a" DELIVERY_QUEUE, or write returns (google.protobuf.Empty)
 11:2 NOT_A_TOPIC rpc Four publishes air.v1.N, which is no topic; add option (mq.v1.topic) = {} to the message
 13:2 NOT_A_TOPIC rpc One handles air.v1.N, which is no topic; add option (mq.v1.topic) = {} to the message
-13:2 BAD_RPC rpc One is streaming; write it without stream: it handles one message at a time
-13:2 BAD_RPC rpc One returns air.v1.N; write returns (google.protobuf.Empty): messages have no answer`},
+13:2 BAD_RPC rpc One is streaming; write it without stream: it handles one message at a time`},
+	{"calls", `message A { option (mq.v1.topic) = {name: "a" delivery: DELIVERY_QUEUE}; }
+message N {}
+service P { option (mq.v1.publisher) = {};
+ rpc One(A) returns (N) { option (mq.v1.publish) = {delay: {seconds: 1} ttl: {seconds: 1}}; } }
+service C { option (mq.v1.consumer) = {group: "g" defaults: {batch: {}}};
+ rpc One(A) returns (N); }`,
+		`8:27 CONTRADICTION rpc One returns air.v1.N, so it expires with its caller's deadline, and has a ttl; remove the ttl
+8:27 CONTRADICTION rpc One returns air.v1.N, so somebody waits for it, and has a delay; remove the delay
+10:2 CONTRADICTION rpc One returns air.v1.N, so its handler answers one call at a time; remove batch and handler`},
 	{"roles of services", `message A { option (mq.v1.topic) = {name: "a"}; }
 service B { option (mq.v1.publisher) = {}; option (mq.v1.consumer) = {group: "g"}; rpc One(A) returns (google.protobuf.Empty); }
 service P { option (mq.v1.publisher) = {};

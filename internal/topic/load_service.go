@@ -92,7 +92,7 @@ func (l *loader) strayOptions(s protoreflect.ServiceDescriptor, publishes, consu
 func (l *loader) publisher(s protoreflect.ServiceDescriptor) {
 	for i := range s.Methods().Len() {
 		m := s.Methods().Get(i)
-		t := l.rpc(m, "publishes")
+		t, reply := l.rpc(m, "publishes")
 		o, _ := l.options.publish(m)
 		p := publishPlace(m)
 		publication := &Publication{
@@ -100,6 +100,13 @@ func (l *loader) publisher(s protoreflect.ServiceDescriptor) {
 			Topic: t,
 			Delay: l.duration(p.at(publishDelay), "delay", o.GetDelay(), 0, limits{0, MaxDelay, BadDelay}),
 			TTL:   l.duration(p.at(publishTTL), "ttl", o.GetTtl(), 0, limits{MinTTL, MaxTTL, BadTTL}),
+			Reply: reply,
+		}
+		if reply != nil && o.GetDelay() != nil {
+			l.add(p.at(publishDelay), Contradiction, "rpc %s returns %s, so somebody waits for it, and has a delay; remove the delay", m.Name(), reply.FullName())
+		}
+		if reply != nil && o.GetTtl() != nil {
+			l.add(p.at(publishTTL), Contradiction, "rpc %s returns %s, so it expires with its caller's deadline, and has a ttl; remove the ttl", m.Name(), reply.FullName())
 		}
 		if t != nil {
 			l.publications = append(l.publications, publication)
@@ -120,7 +127,7 @@ func (l *loader) consumer(s protoreflect.ServiceDescriptor, o *mqv1.ConsumerOpti
 	l.checkRetry(defaults.place, defaults.options.GetRetry())
 	for i := range s.Methods().Len() {
 		m := s.Methods().Get(i)
-		t := l.rpc(m, "handles")
+		t, reply := l.rpc(m, "handles")
 		options, _ := l.options.subscribe(m)
 		own := policy{subscribePlace(m), options}
 		l.checkPolicy(own)
@@ -132,22 +139,19 @@ func (l *loader) consumer(s protoreflect.ServiceDescriptor, o *mqv1.ConsumerOpti
 			continue
 		}
 		sub := subscription(merged)
-		sub.RPC, sub.Group, sub.Topic = rpcName(m), group, t
+		sub.RPC, sub.Group, sub.Topic, sub.Reply = rpcName(m), group, t, reply
 		l.checkAgainstTopic(sub, m, own, defaults)
 		l.subscriptions = append(l.subscriptions, subscribed{sub, m, levels{own, defaults}})
 	}
 }
 
-// rpc checks the signature of an rpc and returns the topic of its request.
-func (l *loader) rpc(m protoreflect.MethodDescriptor, verb string) *Topic {
+// rpc checks the signature of an rpc and returns the topic of its request, and the message that answers it, if it is a call.
+func (l *loader) rpc(m protoreflect.MethodDescriptor, verb string) (t *Topic, reply protoreflect.MessageDescriptor) {
 	p := place{element: m}
 	if m.IsStreamingClient() || m.IsStreamingServer() {
 		l.add(p, BadRPC, "rpc %s is streaming; write it without stream: it %s one message at a time", m.Name(), verb)
 	}
-	if m.Output().FullName() != "google.protobuf.Empty" {
-		l.add(p, BadRPC, "rpc %s returns %s; write returns (google.protobuf.Empty): messages have no answer", m.Name(), m.Output().FullName())
-	}
-	t := l.topicOf(m.Input())
+	t = l.topicOf(m.Input())
 	if t == nil && !l.hasFault(m.Input()) {
 		instead := "add option (mq.v1.topic) = {} to the message"
 		if m.Input().FullName().Parent() == "google.protobuf" {
@@ -155,7 +159,14 @@ func (l *loader) rpc(m protoreflect.MethodDescriptor, verb string) *Topic {
 		}
 		l.add(p, NotATopic, "rpc %s %s %s, which is no topic; %s", m.Name(), verb, m.Input().FullName(), instead)
 	}
-	return t
+	if m.Output().FullName() == "google.protobuf.Empty" {
+		return t, nil
+	}
+	if t != nil && t.Delivery != Queue {
+		l.add(p, BadRPC, "rpc %s returns %s, so it is a call, which one group answers; make topic %q DELIVERY_QUEUE, or write returns (google.protobuf.Empty)",
+			m.Name(), m.Output().FullName(), t.Name)
+	}
+	return t, m.Output()
 }
 
 // hasFault tells whether the annotation of m was there and could not be read.

@@ -111,6 +111,9 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 	if s.Batch != nil {
 		l.checkBatch(s, m, own, defaults)
 	}
+	if s.Reply != nil && (s.Batch != nil || s.Handler == HandlerDelivery) {
+		l.add(place{element: m}, Contradiction, "rpc %s returns %s, so its handler answers one call at a time; remove batch and handler", m.Name(), s.Reply.FullName())
+	}
 	if s.Filter == "" {
 		return
 	}

@@ -1,6 +1,10 @@
 package topic
 
-import "time"
+import (
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
 
 // Publication is an rpc of a publisher service.
 type Publication struct {
@@ -11,6 +15,8 @@ type Publication struct {
 	Delay time.Duration
 	// TTL is how long each message may wait to be delivered, 0 for the topic's own alone.
 	TTL time.Duration
+	// Reply is the message that answers a call, nil if messages are not answered.
+	Reply protoreflect.MessageDescriptor
 }
 
 // Subscription is a group's interest in a topic: an rpc of a consumer service with its policy, where the rpc's settings stand
@@ -36,6 +42,8 @@ type Subscription struct {
 	Handler   HandlerStyle
 	// DeadLetterExpired buries a message that expires instead of dropping it.
 	DeadLetterExpired bool
+	// Reply is the message that answers a call, nil if messages are not answered.
+	Reply protoreflect.MessageDescriptor
 }
 
 // Retry is exponential backoff between the attempts at one message.

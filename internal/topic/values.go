@@ -1,6 +1,7 @@
 package topic
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"time"
@@ -45,6 +46,19 @@ func (t *Topic) HeadersOf(m protoreflect.Message) []HeaderValue {
 		values[i] = HeaderValue{h.Name, text(h.Field, get(m, h.Field))}
 	}
 	return values
+}
+
+// IDOf returns the id by which a second publish of a message is recognised, "" if the topic derives none from its messages: strings as they are,
+// integers in decimal, bytes in hexadecimal. A field that is not set gives its default. m is as in KeyOf.
+func (t *Topic) IDOf(m protoreflect.Message) string {
+	if t.Dedupe.ID == nil {
+		return ""
+	}
+	v := get(m, t.Dedupe.ID)
+	if t.Dedupe.ID.Kind() == protoreflect.BytesKind {
+		return hex.EncodeToString(v.Bytes())
+	}
+	return text(t.Dedupe.ID, v)
 }
 
 // PriorityOf returns the priority of a message, 1 for the lowest to Topic.PriorityLevels, or 0 if the topic derives none from its messages or the

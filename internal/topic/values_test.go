@@ -87,6 +87,37 @@ message All { option (mq.v1.topic).name = "all";
 	}
 }
 
+func TestIDOf(t *testing.T) {
+	source := header + `
+message None { option (mq.v1.topic) = {name: "none" dedupe: {}}; string id = 1; }
+message Text { option (mq.v1.topic).name = "text"; string id = 1 [(mq.v1.field).dedupe_id = true]; }
+message Bytes { option (mq.v1.topic).name = "bytes"; bytes id = 1 [(mq.v1.field).dedupe_id = true]; }
+message Signed { option (mq.v1.topic).name = "signed"; sint64 id = 1 [(mq.v1.field).dedupe_id = true]; }
+message Unsigned { option (mq.v1.topic).name = "unsigned"; fixed64 id = 1 [(mq.v1.field).dedupe_id = true]; }
+`
+	files := compile(t, map[string]string{"m.proto": source}, false, "m.proto")
+	set, faults := topic.Load(files)
+	if faults != nil {
+		t.Fatal(faults)
+	}
+	copies := uploaded(t, files)
+	for _, test := range []struct{ message, text, want string }{
+		{"None", `id: "x"`, ""}, {"Text", `id: "ä b"`, "ä b"}, {"Text", ``, ""}, {"Bytes", `id: "\000\377"`, "00ff"}, {"Bytes", ``, ""},
+		{"Signed", `id: -7`, "-7"}, {"Signed", ``, "0"}, {"Unsigned", `id: 18446744073709551615`, "18446744073709551615"},
+	} {
+		declared, _ := set.ByMessage(files[0].Messages().ByName(protoreflect.Name(test.message)).FullName())
+		for _, file := range []protoreflect.FileDescriptor{files[0], copies[0]} {
+			m := dynamicpb.NewMessage(file.Messages().ByName(protoreflect.Name(test.message)))
+			if err := prototext.Unmarshal([]byte(test.text), m); err != nil {
+				t.Fatal(err)
+			}
+			if got := declared.IDOf(m); got != test.want {
+				t.Errorf("%s %s: got id %q, want %q", test.message, test.text, got, test.want)
+			}
+		}
+	}
+}
+
 func TestPriorityOfAndDeliverAtOf(t *testing.T) {
 	source := header + `
 import "google/protobuf/timestamp.proto";

@@ -12,8 +12,10 @@ import (
 type Call struct {
 	subscription *subscription
 	items        []item
-	single       [1]item // what items is of, unless it is a batch
-	manual       *manual // of a handler that settles itself
+	single       [1]item       // what items is of, unless it is a batch
+	manual       *manual       // of a handler that settles itself
+	reply        proto.Message // of a handler that answers
+	failed       error         // what that handler returned instead
 
 	mu sync.Mutex // guards the failures of items
 }
@@ -105,4 +107,5 @@ const (
 	oneByOne style = iota
 	inBatches
 	bySelf // the handler settles each message itself
+	answering
 )

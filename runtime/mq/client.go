@@ -32,6 +32,7 @@ type Client struct {
 
 	pipeline  *pipeline
 	pipelines sync.WaitGroup
+	inbox     *inbox
 
 	topics struct {
 		sync.Mutex
@@ -52,6 +53,7 @@ func newClient(
 	if len(options.interceptors) > 0 {
 		c.publish = intercept(options.interceptors, c.send)
 	}
+	c.inbox = newInbox(c)
 	c.pipeline = newPipeline(c)
 	c.pipelines.Go(func() { c.pipeline.run(life) })
 	return c
@@ -72,7 +74,7 @@ func (c *Client) topic(name string, message protoreflect.MessageDescriptor) *top
 	defer c.topics.Unlock()
 	t := c.topics.byName[key]
 	if t == nil {
-		t = newTopicState(name, message)
+		t = newTopicState(c, name, message)
 		c.topics.byName[key] = t
 	}
 	return t

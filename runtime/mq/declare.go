@@ -80,22 +80,27 @@ type topicKey struct {
 	message protoreflect.FullName
 }
 
-// topic is what a client knows of a topic that it publishes to.
+// topic is what a client knows of a topic that it publishes to. That of a publisher whose messages go elsewhere has name and message alone.
 type topic struct {
-	name     string
-	message  protoreflect.FullName
+	name       string
+	message    protoreflect.FullName
+	descriptor protoreflect.MessageDescriptor
+
+	client   *Client // whose topic it is; nil if nobody's
 	files    func() (*fileSet, error)
 	turn     chan struct{} // holds a token while somebody declares the topic for the first time
 	maxBytes atomic.Int64  // largest payload; 0 until the topic is declared
 	levels   atomic.Int64  // of priority; 0 if the sidecar does not say
 }
 
-func newTopicState(name string, message protoreflect.MessageDescriptor) *topic {
+func newTopicState(c *Client, name string, message protoreflect.MessageDescriptor) *topic {
 	return &topic{
-		name:    name,
-		message: message.FullName(),
-		files:   sync.OnceValues(func() (*fileSet, error) { return newFileSet(message.ParentFile()) }),
-		turn:    make(chan struct{}, 1),
+		name:       name,
+		message:    message.FullName(),
+		descriptor: message,
+		client:     c,
+		files:      sync.OnceValues(func() (*fileSet, error) { return newFileSet(message.ParentFile()) }),
+		turn:       make(chan struct{}, 1),
 	}
 }
 

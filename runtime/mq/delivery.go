@@ -171,11 +171,16 @@ func (d *delivery) handle() {
 		if err := d.open(&c.single[0], deadline); err != nil {
 			return err
 		}
-		return c.subscription.handle(context.WithValue(ctx, metaKey{}, &c.single[0].meta), c)
+		c.failed = c.subscription.handle(context.WithValue(ctx, metaKey{}, &c.single[0].meta), c)
+		return c.failed
 	}, s.panicked(d), func(outcome *brokerv1.Settlement) {
 		watch()
 		if c.Failure(0) != nil {
+			c.failed = c.Failure(0)
 			outcome = c.outcome(ctx, 0, outcome)
+		}
+		if c.subscription.style == answering {
+			outcome = d.answer(ctx, c, outcome)
 		}
 		s.finish([]*delivery{d}, []*brokerv1.Settlement{outcome})
 	})
@@ -256,7 +261,7 @@ func (s *session) expire(all []*delivery, cause error) {
 		}
 		d.settled = true
 		s.state.active--
-		s.reportLocked(d.token, retry(cause.Error()))
+		s.reportLocked(d.token, d.timedOut(cause))
 		expired++
 	}
 	if expired == 0 {

@@ -16,7 +16,7 @@ var (
 	// ErrTopicUnknown: the sidecar has no such topic.
 	ErrTopicUnknown error = refusal(reasonTopicUnknown)
 	// ErrSchemaMismatch: the payload is not of the topic's message type.
-	ErrSchemaMismatch error = refusal("SCHEMA_MISMATCH")
+	ErrSchemaMismatch error = refusal(reasonSchemaMismatch)
 	// ErrTopicIncompatible: the topic is declared already, with another message, key, partition count, ordering or delivery.
 	ErrTopicIncompatible error = refusal("TOPIC_INCOMPATIBLE")
 	// ErrQueueHasGroup: a QUEUE topic serves one group, and it is another one.
@@ -90,6 +90,8 @@ const (
 	reasonTopicUnknown   = "TOPIC_UNKNOWN"
 	reasonGroupUnknown   = "GROUP_UNKNOWN"
 	reasonMessageUnknown = "MESSAGE_UNKNOWN"
+	reasonSchemaMismatch = "SCHEMA_MISMATCH"
+	reasonBadOffset      = "BAD_OFFSET"
 )
 
 // refusal is a sentinel: it stands for every Error of that reason.

@@ -36,7 +36,9 @@ type fakeBroker struct {
 	frame     func(*brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error)
 	settle    func(*brokerv1.SettleRequest) (*brokerv1.SettleResponse, error)
 	cancel    func(*brokerv1.CancelRequest) (*brokerv1.CancelResponse, error)
-	consume   func() error // refuses a Consume stream
+	consume   func() error                         // refuses a Consume stream
+	inbox     func(*brokerv1.RepliesRequest) error // refuses a Replies stream
+	inboxes   chan *fakeInbox
 	lease     time.Duration
 	timeout   time.Duration
 	inFlight  uint32
@@ -117,6 +119,7 @@ func newFakeBroker() *fakeBroker {
 	b := &fakeBroker{
 		network: &network{conns: make(chan net.Conn), closed: make(chan struct{})}, lease: 30 * time.Second, timeout: time.Minute,
 		inFlight: 4, maxBytes: 1 << 20, consumers: make(chan *fakeConsumer, 16), settled: make(chan *brokerv1.SettleRequest, 1024),
+		inboxes: make(chan *fakeInbox, 16),
 	}
 	b.mu.known = make(map[string]bool)
 	return b
@@ -404,6 +407,38 @@ func (b *fakeBroker) Consume(ctx context.Context, stream *connect.BidiStream[bro
 	}
 }
 
+// fakeInbox is the broker's end of a Replies stream.
+type fakeInbox struct {
+	request *brokerv1.RepliesRequest
+	send    chan *brokerv1.RepliesResponse
+	end     chan error
+}
+
+func (b *fakeBroker) Replies(ctx context.Context, r *connect.Request[brokerv1.RepliesRequest], stream *connect.ServerStream[brokerv1.RepliesResponse]) error {
+	if b.inbox != nil {
+		if err := b.inbox(r.Msg); err != nil {
+			return err
+		}
+	}
+	in := &fakeInbox{request: r.Msg, send: make(chan *brokerv1.RepliesResponse), end: make(chan error)}
+	if err := stream.Send(&brokerv1.RepliesResponse{Next: max(r.Msg.GetFrom(), 100)}); err != nil {
+		return err
+	}
+	b.inboxes <- in
+	for {
+		select {
+		case m := <-in.send:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		case err := <-in.end:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (b *fakeBroker) Settle(_ context.Context, r *connect.Request[brokerv1.SettleRequest]) (*connect.Response[brokerv1.SettleResponse], error) {
 	b.settled <- r.Msg
 	if b.settle != nil {
@@ -510,6 +545,14 @@ func describe(r *brokerv1.SettleRequest) []string {
 			line += "snooze " + o.Snooze.GetDelay().AsDuration().String()
 		case *brokerv1.Settlement_Release_:
 			line += "release"
+		case *brokerv1.Settlement_Answer_:
+			reply := o.Answer.GetReply()
+			line += fmt.Sprintf("answer %d %s", reply.GetCall(), strings.Trim(string(reply.GetReplyTo()), "*"))
+			if e := reply.GetError(); e != nil {
+				line += strings.TrimRight(fmt.Sprintf(" %s %s %s", e.GetCode(), e.GetInfo().GetReason(), e.GetMessage()), " ")
+			} else {
+				line += fmt.Sprintf(" %s %q", reply.GetType(), reply.GetPayload())
+			}
 		}
 		lines = append(lines, line)
 	}

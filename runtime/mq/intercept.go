@@ -7,10 +7,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Publication is one message on its way to the sidecar, as interceptors see it. It is valid until the interceptor returns.
+// Publication is one message on its way to the sidecar, as interceptors and a [Sender] see it. It is valid until they return.
 type Publication struct {
 	topic   *topic
 	message proto.Message
+	payload []byte // the encoding of the message, if it comes from one; else nil
 	record  Record
 
 	queued   chan struct{} // of capacity 1, for who waits until the record is queued; else nil

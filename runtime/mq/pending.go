@@ -47,7 +47,11 @@ func (p *Pending) result(a answer) (Receipt, error) {
 func (p *Publisher[M]) PublishAsync(ctx context.Context, msg M, opts ...PublishOption) *Pending {
 	publication, err := p.prepare(msg, opts)
 	if err != nil {
-		return p.client.answered(p.topic, err)
+		return pendingWith(p.topic, answer{err: err})
+	}
+	if p.client == nil {
+		receipt, err := p.sender.Send(ctx, publication)
+		return pendingWith(p.topic, answer{receipt, err})
 	}
 	publication.detached = true
 	if p.client.publish != nil {
@@ -55,14 +59,15 @@ func (p *Publisher[M]) PublishAsync(ctx context.Context, msg M, opts ...PublishO
 	}
 	e, err := p.client.enqueue(ctx, publication)
 	if err != nil {
-		return p.client.answered(p.topic, err)
+		return pendingWith(p.topic, answer{err: err})
 	}
 	return &Pending{p.topic.name, e.answer}
 }
 
-func (c *Client) answered(t *topic, err error) *Pending {
+// pendingWith is the pending message whose answer is known.
+func pendingWith(t *topic, a answer) *Pending {
 	p := &Pending{t.name, make(chan answer, 1)}
-	p.answer <- answer{err: err}
+	p.answer <- a
 	return p
 }
 
@@ -141,6 +146,8 @@ func (p *Publisher[M]) PublishBatch(ctx context.Context, msgs []M, opts ...Publi
 		publication, err := p.prepare(msg, opts)
 		switch {
 		case err != nil:
+		case p.client == nil:
+			results[i].Receipt, err = p.sender.Send(ctx, publication)
 		case p.client.publish != nil:
 			// The answer heeds the context by itself.
 			pending := p.client.publishBeside(ctx, publication)

@@ -9,17 +9,25 @@ import (
 
 // Publisher publishes to one topic. It is safe for concurrent use, and costs nothing to keep.
 type Publisher[M proto.Message] struct {
-	client   *Client
+	sender   Sender
+	client   *Client // the sender, if it is one; else nil
 	topic    *topic
 	describe func(M, *Record)
 	defaults []PublishOption
 }
 
-// NewPublisher returns a publisher of the topic. The topic is declared at the first Publish. Defaults apply to each message before the
-// options of its Publish call, which take their place. A call's [WithDeliverAt] also takes that of a [WithDelay] here, as does the field of a
-// message that is annotated as deliver_at, if it is set.
-func NewPublisher[M proto.Message](c *Client, t Topic[M], defaults ...PublishOption) *Publisher[M] {
-	return &Publisher[M]{client: c, topic: c.topic(t.name, t.descriptor()), describe: t.describe, defaults: defaults}
+// NewPublisher returns a publisher of the topic whose messages go to the sender. With a [Client], the topic is declared at the first Publish.
+// Defaults apply to each message before the options of its Publish call, which take their place. A call's [WithDeliverAt] also takes that of a
+// [WithDelay] here, as does the field of a message that is annotated as deliver_at, if it is set.
+func NewPublisher[M proto.Message](sender Sender, t Topic[M], defaults ...PublishOption) *Publisher[M] {
+	p := &Publisher[M]{sender: sender, describe: t.describe, defaults: defaults}
+	if client, ok := sender.(*Client); ok {
+		p.client, p.topic = client, client.topic(t.name, t.descriptor())
+	} else {
+		descriptor := t.descriptor()
+		p.topic = &topic{name: t.name, message: descriptor.FullName(), descriptor: descriptor}
+	}
+	return p
 }
 
 // Receipt says where a published message rests.
@@ -36,7 +44,8 @@ type Receipt struct {
 	Duplicate bool
 }
 
-// Publish sends one message and returns when it is durable. Concurrent calls share frames: call it from several goroutines
+// Publish sends one message and, with a [Client], returns when it is durable. What is said here is for a Client; other senders tell what is
+// different. Concurrent calls share frames: call it from several goroutines
 // for throughput. Messages of one key that one goroutine publishes one after the other keep that order.
 //
 // A refusal is returned as an [*Error] and means that the message was not published. While the sidecar is away or busy,
@@ -46,9 +55,13 @@ type Receipt struct {
 func (p *Publisher[M]) Publish(ctx context.Context, msg M, opts ...PublishOption) (Receipt, error) {
 	publication, err := p.prepare(msg, opts)
 	var receipt Receipt
-	if err == nil && p.client.publish != nil {
+	switch {
+	case err != nil:
+	case p.client == nil:
+		receipt, err = p.sender.Send(ctx, publication)
+	case p.client.publish != nil:
 		receipt, err = p.client.publish(ctx, publication)
-	} else if err == nil {
+	default:
 		receipt, err = p.client.send(ctx, publication)
 	}
 	if err != nil {
@@ -114,7 +127,7 @@ func (c *Client) enqueue(ctx context.Context, p *Publication) (*entry, error) {
 	if err := c.ensureDeclared(ctx, t); err != nil {
 		return nil, err
 	}
-	size := proto.Size(p.message)
+	size := p.payloadSize()
 	if limit := int(t.maxBytes.Load()); size > limit {
 		return nil, messageTooLarge(size, limit)
 	}
@@ -126,9 +139,9 @@ func (c *Client) enqueue(ctx context.Context, p *Publication) (*entry, error) {
 	// one that panics when it is encoded holds up other callers. Nobody but this call ever sees the buffer.
 	buffer := c.encodings.Get().(*[]byte)
 	defer c.encodings.Put(buffer)
-	encoded, err := appendRecord((*buffer)[:0], record, p.message, size)
+	encoded, err := p.appendTo((*buffer)[:0], size)
 	if err != nil {
-		return nil, invalid(reasonBadMessage, "payload", err.Error(), 0)
+		return nil, err
 	}
 	if cap(encoded) <= maxKeptEncoding {
 		*buffer = encoded

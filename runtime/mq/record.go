@@ -3,6 +3,7 @@ package mq
 import (
 	"fmt"
 	"iter"
+	"math"
 	"strings"
 	"time"
 	"unicode"
@@ -10,6 +11,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
 
 // Bounds of a record besides its payload.
@@ -36,6 +39,9 @@ const (
 	recordDeliverAtMS = 7
 	recordTTLMS       = 8
 
+	recordReplyTo = 9
+	recordCall    = 10
+
 	headerName  = 1
 	headerValue = 2
 )
@@ -60,6 +66,10 @@ type Record struct {
 	delayMS     uint64
 	deliverAtMS int64
 	ttlMS       uint64
+
+	// Of a call, see Caller.
+	replyTo []byte
+	call    uint64
 }
 
 type header struct{ name, value string }
@@ -84,6 +94,31 @@ func (r *Record) Header(name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// adopt takes over what travels beside the payload of a record that was encoded.
+func (r *Record) adopt(stored *brokerv1.Record) {
+	r.Key, r.ID = stored.GetKey(), stored.GetId()
+	for _, h := range stored.GetHeaders() {
+		r.headers = append(r.headers, header{h.GetName(), h.GetValue()})
+	}
+	r.priority = int64(stored.GetPriority())
+	if ms := stored.GetTtlMs(); ms > 0 {
+		r.ttl, r.hasTTL = milliseconds(ms), true
+	}
+	if ms := stored.GetDelayMs(); ms > 0 {
+		t := r.mayWait()
+		t.delay, t.hasDelay = milliseconds(ms), true
+	}
+	if ms := stored.GetDeliverAtMs(); ms != 0 {
+		t := r.mayWait()
+		t.at, t.hasAt = time.UnixMilli(ms), true
+	}
+}
+
+// milliseconds is a duration of that many, or the longest if that is shorter.
+func milliseconds(ms uint64) time.Duration {
+	return time.Duration(min(ms, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 }
 
 // check returns the first violation of the bounds above.
@@ -147,9 +182,9 @@ func cleanText(text string) bool {
 	return utf8.ValidString(text) && !strings.ContainsAny(text, "\r\n\x00")
 }
 
-// appendRecord appends the record of a message as one element of a RecordSet. PayloadSize is proto.Size of the message, just
-// computed.
-func appendRecord(b []byte, r *Record, message proto.Message, payloadSize int) ([]byte, error) {
+// appendRecord appends the record of a message as one element of a RecordSet. Payload is the encoding of the message if there is one, else nil,
+// and payloadSize is its length, or proto.Size of the message, just computed.
+func appendRecord(b []byte, r *Record, message proto.Message, payload []byte, payloadSize int) ([]byte, error) {
 	b = protowire.AppendTag(b, setRecords, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(r.size(payloadSize)))
 	if len(r.Key) > 0 {
@@ -161,8 +196,9 @@ func appendRecord(b []byte, r *Record, message proto.Message, payloadSize int) (
 		b = protowire.AppendVarint(b, uint64(payloadSize))
 		start := len(b)
 		var err error
-		b, err = proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b, message)
-		if err != nil {
+		if payload != nil {
+			b = append(b, payload...)
+		} else if b, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(b, message); err != nil {
 			return nil, err
 		}
 		if len(b)-start != payloadSize {
@@ -186,6 +222,12 @@ func appendRecord(b []byte, r *Record, message proto.Message, payloadSize int) (
 			b = protowire.AppendTag(b, recordPriority+protowire.Number(i), protowire.VarintType)
 			b = protowire.AppendVarint(b, n)
 		}
+	}
+	if len(r.replyTo) > 0 {
+		b = protowire.AppendTag(b, recordReplyTo, protowire.BytesType)
+		b = protowire.AppendBytes(b, r.replyTo)
+		b = protowire.AppendTag(b, recordCall, protowire.VarintType)
+		b = protowire.AppendVarint(b, r.call)
 	}
 	return b, nil
 }
@@ -213,6 +255,9 @@ func (r *Record) size(payloadSize int) int {
 		if number != 0 {
 			n += 1 + protowire.SizeVarint(number)
 		}
+	}
+	if len(r.replyTo) > 0 {
+		n += 1 + protowire.SizeBytes(len(r.replyTo)) + 1 + protowire.SizeVarint(r.call)
 	}
 	return n
 }

@@ -26,7 +26,7 @@ func TestRecordEncoding(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			message := wrapperspb.String(test.message)
-			got, err := appendRecord([]byte("before"), &test.record, message, proto.Size(message))
+			got, err := appendRecord([]byte("before"), &test.record, message, nil, proto.Size(message))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func BenchmarkAppendRecord(b *testing.B) {
 	var buffer []byte
 	for b.Loop() {
 		var err error
-		if buffer, err = appendRecord(buffer[:0], record, message, proto.Size(message)); err != nil {
+		if buffer, err = appendRecord(buffer[:0], record, message, nil, proto.Size(message)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 const (
 	maxSettledAcks   = 8192
 	maxSettledOthers = 512
+	maxSettledBytes  = 2 << 20 // of answers
 )
 
 // outcomes are decided and not yet confirmed by the sidecar.
@@ -70,12 +71,23 @@ func (s *session) take() (batch outcomes, over bool) {
 	} else {
 		batch.acks, queue.acks = queue.acks, nil
 	}
-	if n := maxSettledOthers; len(queue.others) > n {
+	if n := leading(queue.others); len(queue.others) > n {
 		batch.others, queue.others = queue.others[:n:n], queue.others[n:]
 	} else {
 		batch.others, queue.others = queue.others, nil
 	}
 	return batch, s.state.lost && s.state.handlers == 0
+}
+
+// leading is how many of the outcomes go into one call.
+func leading(others []*brokerv1.Settlement) int {
+	size := 0
+	for i, o := range others {
+		if size += len(o.GetAnswer().GetReply().GetPayload()); i == maxSettledOthers || i > 0 && size > maxSettledBytes {
+			return i
+		}
+	}
+	return len(others)
 }
 
 // abandon gives up what is queued and what may follow.

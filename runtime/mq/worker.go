@@ -329,6 +329,8 @@ func (c *counts) add(s *brokerv1.Settlement) {
 		} else {
 			c.acked.Add(1)
 		}
+	case *brokerv1.Settlement_Answer_:
+		c.acked.Add(1)
 	case *brokerv1.Settlement_Retry_:
 		c.retried.Add(1)
 	case *brokerv1.Settlement_Reject_:

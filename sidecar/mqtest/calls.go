@@ -164,6 +164,8 @@ func (w *stream) Receive(m any) error {
 	case *brokerv1.PublishStreamRequest:
 		w.owe(+1)
 		return w.calls.crashIf(w.ctx, BeforePublish)
+	case *brokerv1.RepliesRequest:
+		w.calls.startWorkers() // somebody is about to wait for their answers
 	case *brokerv1.ConsumeRequest:
 		if start := m.GetStart(); start != nil {
 			w.of = subscription{start.GetGroup(), start.GetTopic()}
@@ -248,7 +250,7 @@ func (s *Sidecar) dropFirst(m *brokerv1.SettleRequest) {
 	others := m.GetSettlements()
 	for _, o := range others {
 		switch o.GetOutcome().(type) {
-		case *brokerv1.Settlement_Ack_, *brokerv1.Settlement_Reject_:
+		case *brokerv1.Settlement_Ack_, *brokerv1.Settlement_Reject_, *brokerv1.Settlement_Answer_:
 			if first(o.GetToken()) {
 				o.Outcome = &brokerv1.Settlement_Release_{Release: &brokerv1.Settlement_Release{}}
 			}

@@ -148,7 +148,8 @@ func (s *Sidecar) Dial(opts ...mq.Option) *mq.Client {
 	return c
 }
 
-// Worker returns a worker of Client to register handlers with. The sidecar runs it, from the next Settle or Advance to the end of the test: do not call its Run.
+// Worker returns a worker of Client to register handlers with. The sidecar runs it, from the next Settle or Advance, or the first call that waits for an answer, to the end of the test: do
+// not call its Run.
 // Several workers share the messages of a group.
 func (s *Sidecar) Worker(opts ...mq.WorkerOption) *mq.Worker {
 	w := mq.NewWorker(s.client, append([]mq.WorkerOption{mq.WithDrainTimeout(0)}, opts...)...)

@@ -37,6 +37,8 @@ import (
 	likemq "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/like/time/timemq"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/names/consumer"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/names/consumer/consumermq"
+	oncev1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/once/v1"
+	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/once/v1/oncev1mq"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/opaque"
 	"github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/opaque/opaquemq"
 	ordersv1 "github.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/orders/v1"
@@ -100,6 +102,12 @@ func TestCompilePublishers(t *testing.T) {
 	published(t, b, alike.Innermost, &like.Outer_MiddleInnerMost{Id: "i"})
 	published(t, b, alike.Elsewhere, &other.Elsewhere{Id: -8})
 	published(t, b, mq.NewPublisher(client, likemq.ThingTopicTopic()).Publish, &like.ThingTopic{XId: &like.ThingTopic_ThingConsumer{Id_2: 9}})
+
+	once := oncev1mq.NewOncePublisher(client)
+	published(t, b, once.ByName, &oncev1.Named{Id: "ä"})
+	published(t, b, once.ByName, &oncev1.Named{})
+	published(t, b, once.BySum, &oncev1.Hashed{Sum: []byte{0, 255}, Owner: "o"})
+	published(t, b, once.ByNumber, &oncev1.Numbered{Number: -3})
 
 	legacies := mq.NewPublisher(client, legacymq.LegacyTopic())
 	published(t, b, legacies.Publish, &legacy.Legacy{On: proto.Bool(true)})
@@ -189,6 +197,9 @@ func published[M proto.Message](t *testing.T, b *broker, publish func(context.Co
 	if want := declared.KeyOf(reflected); string(record.GetKey()) != string(want) {
 		t.Errorf("%s: key %q, not %q", name, record.GetKey(), want)
 	}
+	if want := declared.IDOf(reflected); record.GetId() != want {
+		t.Errorf("%s: id %q, not %q", name, record.GetId(), want)
+	}
 	var headers []topic.HeaderValue
 	for _, h := range record.GetHeaders() {
 		headers = append(headers, topic.HeaderValue{Name: h.GetName(), Value: h.GetValue()})
@@ -217,9 +228,10 @@ func TestCompileConsumers(t *testing.T) {
 			handlersv1mq.RegisterSingleConsumer(w, single{})
 			handlersv1mq.RegisterBulkConsumer(w, bulk{})
 			handlersv1mq.RegisterCarefulConsumer(w, careful{})
+			handlersv1mq.RegisterScalesConsumer(w, scales{})
 		}, handlersv1.File_handlers_v1_handlers_proto,
 			[]string{"handlers.v1.Single/OnPlaced", "handlers.v1.Single/OnParcel", "handlers.v1.Single/OnCount", "handlers.v1.Bulk/OnPlaced",
-				"handlers.v1.Bulk/OnPaid", "handlers.v1.Careful/OnPlaced", "handlers.v1.Careful/OnCancelled"}},
+				"handlers.v1.Bulk/OnPaid", "handlers.v1.Careful/OnPlaced", "handlers.v1.Careful/OnCancelled", "handlers.v1.Scales/Weigh"}},
 		{func(w *mq.Worker) { likemq.RegisterHTTPConsumer(w, acronyms{}) }, like.File_like_like_proto,
 			[]string{"like.HTTP/Batch", "like.HTTP/Delivery", "like.HTTP/String", "like.HTTP/Worker"}},
 		{func(w *mq.Worker) { baremq.RegisterConsumerConsumer(w, bareConsumer{}) }, bare.File_bare_proto, []string{"Consumer/OnMessage"}},
@@ -279,6 +291,10 @@ type careful struct{}
 
 func (careful) OnPlaced(context.Context, *mq.Delivery[*ordersv1.Order]) error { return nil }
 func (careful) OnCancelled(context.Context, *ordersv1.Cancellation) error     { return nil }
+
+type scales struct{}
+
+func (scales) Weigh(context.Context, *handlersv1.Crate) (*handlersv1.Weight, error) { return nil, nil }
 
 type acronyms struct{}
 

@@ -24,7 +24,7 @@ service C { option (mq.v1.consumer) = {};
 		`air.proto:6:13: partitions 0: must be 1 to 1024
 air.proto:6:117: field h cannot be a header: it is of type bytes; choose a string, integer, bool or enum field
 air.proto:8:2: rpc Stream is streaming; write it without stream: it publishes one message at a time
-air.proto:9:2: rpc Answer returns air.v1.A; write returns (google.protobuf.Empty): messages have no answer
+air.proto:9:2: rpc Answer returns air.v1.A, so it is a call, which one group answers; make topic "a" DELIVERY_QUEUE, or write returns (google.protobuf.Empty)
 air.proto:10:2: rpc NoTopic publishes google.protobuf.Empty, which is no topic; write a message of your own with option (mq.v1.topic) = {}
 air.proto:11:13: consumer C has no group; set group: "…"
 air.proto:12:46: filter of rpc On: 1:4: undefined field 'x'; write a CEL expression of type bool over msg (air.v1.A), key and headers

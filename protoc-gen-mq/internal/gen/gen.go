@@ -94,13 +94,16 @@ func (p printer) topicFunc(t *model.Topic) {
 func (p printer) newTopic(t *model.Topic) string {
 	var b strings.Builder
 	b.WriteString("mq.NewTopic")
-	if t.Key == nil && len(t.Headers) == 0 && t.Priority == nil && t.DeliverAt == nil {
+	if t.Key == nil && t.ID == nil && len(t.Headers) == 0 && t.Priority == nil && t.DeliverAt == nil {
 		b.WriteString("[" + t.Message + "](" + strconv.Quote(t.Name) + ", nil)")
 		return b.String()
 	}
 	b.WriteString("(" + strconv.Quote(t.Name) + ", func(m *" + t.Message + ", r *mq.Record) {\n")
 	if t.Key != nil {
 		b.WriteString("r.Key = " + key(*t.Key) + "\n")
+	}
+	if t.ID != nil {
+		b.WriteString("r.ID = " + id(*t.ID) + "\n")
 	}
 	for _, h := range t.Headers {
 		b.WriteString("r.AddHeader(" + strconv.Quote(h.Name) + ", " + header(h.Value) + ")\n")
@@ -161,6 +164,14 @@ func header(v model.Value) string {
 	return getter(v)
 }
 
+// id converts a field to text as topic.Topic.IDOf does.
+func id(v model.Value) string {
+	if v.Kind == model.Bytes {
+		return "hex.EncodeToString(" + getter(v) + ")"
+	}
+	return header(v)
+}
+
 // priority converts a field to an int64. One that is too large for that is no priority of any topic, and stays so.
 func priority(v model.Value) string {
 	switch v.Kind {
@@ -209,51 +220,79 @@ func (p printer) publisher(s *model.Publisher) {
 	p.deprecated(s.Deprecated)
 	p.P("type ", s.Interface, " interface {")
 	for _, m := range s.Methods {
-		p.comment(m.Comment, m.Name+" publishes to the topic "+strconv.Quote(m.Topic.Name)+".")
+		p.comment(m.Comment, m.Name+publishes(m)+strconv.Quote(m.Topic.Name)+".")
 		p.deprecated(m.Deprecated)
 		p.P(m.Name, publishSignature(m))
 	}
 	p.P("}")
 	p.P()
-	p.P("// ", s.Constructor, " returns a publisher that sends through client. It is safe for concurrent use.")
+	p.P("// ", s.Constructor, " returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent")
+	p.P("// use as that is.")
 	p.deprecated(s.Deprecated)
-	p.P("func ", s.Constructor, "(client *mq.Client) ", s.Interface, " {")
+	p.P("func ", s.Constructor, "(sender mq.Sender) ", s.Interface, " {")
 	p.P("return &", s.Struct, "{")
 	for _, m := range s.Methods {
-		p.P(m.Field, ": mq.NewPublisher(client, ", p.reference(m.Topic), defaults(m), "),")
+		if m.Reply != "" {
+			p.P(m.Field, ": mq.NewCaller[", m.Reply, "](sender, ", p.reference(m.Topic), "),")
+			continue
+		}
+		p.P(m.Field, ": mq.NewPublisher(sender, ", p.reference(m.Topic), defaults(m), "),")
 	}
 	p.P("}")
 	p.P("}")
 	p.P()
 	p.P("type ", s.Struct, " struct {")
 	for _, m := range s.Methods {
+		if m.Reply != "" {
+			p.P(m.Field, " *mq.Caller[*", m.Topic.Message, ", *", m.Reply, "]")
+			continue
+		}
 		p.P(m.Field, " *mq.Publisher[*", m.Topic.Message, "]")
 	}
 	p.P("}")
 	p.P()
 	for _, m := range s.Methods {
 		p.P("func (p *", s.Struct, ") ", m.Name, publishSignature(m), " {")
-		p.P("return p.", m.Field, ".Publish(ctx, msg, opts...)")
+		if m.Reply != "" {
+			p.P("return p.", m.Field, ".Call(ctx, msg, opts...)")
+		} else {
+			p.P("return p.", m.Field, ".Publish(ctx, msg, opts...)")
+		}
 		p.P("}")
 		p.P()
 	}
 }
 
 func publishSignature(m model.PublisherMethod) string {
-	return "(ctx context.Context, msg *" + m.Topic.Message + ", opts ...mq.PublishOption) (mq.Receipt, error)"
+	result := "mq.Receipt"
+	if m.Reply != "" {
+		result = "*" + m.Reply
+	}
+	return "(ctx context.Context, msg *" + m.Topic.Message + ", opts ...mq.PublishOption) (" + result + ", error)"
+}
+
+// publishes is what a method does with the topic that is named after it.
+func publishes(m model.PublisherMethod) string {
+	if m.Reply != "" {
+		return " is answered by the consumer of the topic "
+	}
+	return " publishes to the topic "
 }
 
 // handler is how a style of handling reads in Go.
-type handler struct{ what, how, parameter, register string }
+type handler struct{ what, how, parameter, result, register string }
 
-func handlerOf(s model.Style, message string) handler {
-	switch s {
+func handlerOf(m model.ConsumerMethod) handler {
+	message := m.Topic.Message
+	switch m.Style {
 	case model.Batch:
-		return handler{"messages", ", a batch at a time", "batch *mq.Batch[*" + message + "]", "mq.HandleBatch"}
+		return handler{"messages", ", a batch at a time", "batch *mq.Batch[*" + message + "]", "error", "mq.HandleBatch"}
 	case model.Delivery:
-		return handler{"a message", " and settles it", "delivery *mq.Delivery[*" + message + "]", "mq.HandleDelivery"}
+		return handler{"a message", " and settles it", "delivery *mq.Delivery[*" + message + "]", "error", "mq.HandleDelivery"}
+	case model.Call:
+		return handler{"a call", " and answers it", "msg *" + message, "(*" + m.Reply + ", error)", "mq.HandleCall"}
 	}
-	return handler{"a message", "", "msg *" + message, "mq.Handle"}
+	return handler{"a message", "", "msg *" + message, "error", "mq.Handle"}
 }
 
 func (p printer) consumer(s *model.Consumer) {
@@ -262,10 +301,10 @@ func (p printer) consumer(s *model.Consumer) {
 	p.deprecated(s.Deprecated)
 	p.P("type ", s.Interface, " interface {")
 	for _, m := range s.Methods {
-		h := handlerOf(m.Style, m.Topic.Message)
+		h := handlerOf(m)
 		p.comment(m.Comment, m.Name+" handles "+h.what+" of the topic "+strconv.Quote(m.Topic.Name)+h.how+".")
 		p.deprecated(m.Deprecated)
-		p.P(m.Name, "(ctx context.Context, ", h.parameter, ") error")
+		p.P(m.Name, "(ctx context.Context, ", h.parameter, ") ", h.result)
 	}
 	p.P("}")
 	p.P()
@@ -273,7 +312,7 @@ func (p printer) consumer(s *model.Consumer) {
 	p.deprecated(s.Deprecated)
 	p.P("func ", s.Register, "(worker *mq.Worker, consumer ", s.Interface, ") {")
 	for _, m := range s.Methods {
-		p.P(handlerOf(m.Style, m.Topic.Message).register, "(worker, mq.Subscription{")
+		p.P(handlerOf(m).register, "(worker, mq.Subscription{")
 		p.P("Group: ", strconv.Quote(s.Group), ",")
 		p.P("Topic: ", strconv.Quote(m.Topic.Name), ",")
 		p.P("RPC: ", strconv.Quote(m.RPC), ",")

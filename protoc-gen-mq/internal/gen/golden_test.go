@@ -27,6 +27,7 @@ var goldenCases = []struct {
 	{"SamePackage", ",package_suffix=", []string{"same/v1/same.proto"}},
 	{"Legacy", "", []string{"legacy/legacy.proto"}},
 	{"Opaque", "", []string{"opaque/opaque.proto"}},
+	{"Once", "", []string{"once/v1/once.proto"}},
 	{"Timed", "", []string{"timed/v1/timed.proto"}},
 	{"HandlerStyles", "", []string{"handlers/v1/handlers.proto"}},
 	{"NamedLikeGeneratedTypes", "", []string{"like/like.proto", "like/publisher.proto"}},

@@ -198,6 +198,13 @@ func (b *builder) definition(f *fileBuilder, t *topic.Topic) *Topic {
 		v := f.value(m, t.Key)
 		out.Key = &v
 	}
+	if t.Dedupe.ID != nil {
+		v := f.value(m, topic.Path{t.Dedupe.ID})
+		if v.Kind == Bytes {
+			f.imports.standard("hex", hexPath)
+		}
+		out.ID = &v
+	}
 	for _, h := range t.Headers {
 		out.Headers = append(out.Headers, Header{h.Name, f.value(m, topic.Path{h.Field})})
 	}

@@ -34,7 +34,7 @@ type Import struct {
 
 // Standard tells whether the package is of the standard library.
 func (i Import) Standard() bool {
-	return i.Path == contextPath || i.Path == strconvPath || i.Path == timePath
+	return i.Path == contextPath || i.Path == hexPath || i.Path == strconvPath || i.Path == timePath
 }
 
 // Topic is a typed reference to a topic.
@@ -46,9 +46,10 @@ type Topic struct {
 	Message    string
 	Comment    protogen.Comments
 	Deprecated bool
-	// Key is nil for a topic without a key, as are Priority and DeliverAt without theirs. These and Headers are set where the topic is
+	// Key is nil for a topic without a key, as are ID, Priority and DeliverAt without theirs. These and Headers are set where the topic is
 	// written out.
 	Key       *Value
+	ID        *Value // of the message, by which duplicates are recognised
 	Headers   []Header
 	Priority  *Value
 	DeliverAt *Value
@@ -102,6 +103,8 @@ type PublisherMethod struct {
 	Topic      *Topic
 	// Delay and TTL are defaults of each message, 0 for none.
 	Delay, TTL time.Duration
+	// Reply is the Go type of the answers to a call, qualified, empty if messages are not answered.
+	Reply string
 }
 
 // Consumer is what a consumer service becomes.
@@ -124,6 +127,8 @@ type ConsumerMethod struct {
 	Deprecated bool
 	Topic      *Topic
 	Style      Style
+	// Reply is the Go type of the answers of a Call, qualified.
+	Reply string
 }
 
 // Style is what a handler takes.
@@ -133,4 +138,5 @@ const (
 	Simple   Style = iota // a message
 	Batch                 // a batch of messages
 	Delivery              // a message to settle
+	Call                  // a message to answer
 )

@@ -16,6 +16,7 @@ import (
 
 const (
 	contextPath = protogen.GoImportPath("context")
+	hexPath     = protogen.GoImportPath("encoding/hex")
 	strconvPath = protogen.GoImportPath("strconv")
 	timePath    = protogen.GoImportPath("time")
 	mqPath      = protogen.GoImportPath("github.com/typedmq/typedmq/runtime/mq")
@@ -23,7 +24,7 @@ const (
 
 // locals are the names of parameters in generated code. No import takes one of them.
 func locals() []string {
-	return []string{"ctx", "msg", "opts", "client", "worker", "consumer", "m", "r", "p", "batch", "delivery"}
+	return []string{"ctx", "msg", "opts", "sender", "worker", "consumer", "m", "r", "p", "batch", "delivery"}
 }
 
 // scope is the package-level names of one generated Go package and who has them.
@@ -95,7 +96,7 @@ type imports struct {
 
 func newImports(own protogen.GoImportPath) *imports {
 	i := &imports{own: own, taken: map[string]bool{}, names: map[protogen.GoImportPath]string{}}
-	for _, name := range append(locals(), "context", "strconv", "time", "mq") {
+	for _, name := range append(locals(), "context", "hex", "strconv", "time", "mq") {
 		i.taken[name] = true
 	}
 	return i

@@ -2,6 +2,7 @@ package model
 
 import (
 	"google.golang.org/protobuf/compiler/protogen"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/typedmq/typedmq/internal/topic"
@@ -44,7 +45,7 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 			}
 			publisher.Methods = append(publisher.Methods, PublisherMethod{
 				Name: m.GoName, Field: unexported(m.GoName), Comment: m.Comments.Leading, Deprecated: deprecated, Topic: t,
-				Delay: publication.Delay, TTL: publication.TTL,
+				Delay: publication.Delay, TTL: publication.TTL, Reply: b.reply(f, publication.Reply),
 			})
 			if publication.Delay > 0 || publication.TTL > 0 {
 				f.imports.standard("time", timePath)
@@ -54,7 +55,7 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 		consumer.Group = subscription.Group
 		consumer.Methods = append(consumer.Methods, ConsumerMethod{
 			Name: m.GoName, RPC: rpc, Comment: m.Comments.Leading, Deprecated: deprecated, Topic: b.reference(f, subscription.Topic),
-			Style: style(subscription),
+			Style: style(subscription), Reply: b.reply(f, subscription.Reply),
 		})
 	}
 	if len(publisher.Methods) > 0 {
@@ -73,8 +74,19 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 	}
 }
 
+// reply is the Go type of a message that answers, if there is one.
+func (b *builder) reply(f *fileBuilder, d protoreflect.MessageDescriptor) string {
+	if d == nil {
+		return ""
+	}
+	m := b.messages[d.FullName()]
+	return f.imports.qualify(m.file.GoPackageName, m.GoIdent)
+}
+
 func style(s *topic.Subscription) Style {
 	switch {
+	case s.Reply != nil:
+		return Call
 	case s.Batch != nil:
 		return Batch
 	case s.Handler == topic.HandlerDelivery:

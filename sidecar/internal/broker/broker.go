@@ -97,6 +97,7 @@ type Broker struct {
 
 	catalogue *catalogue
 	schedule  *schedule
+	postboxes postboxes
 	claims    *claims
 	lastID    atomic.Uint64 // of sessions
 	draining  atomic.Bool
@@ -136,6 +137,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b.mu.groups = make(map[groupKey]*group)
 	b.claims = newClaims(o.Cluster, o.Turn)
 	b.schedule = newSchedule(b)
+	b.postboxes.open(b)
 	scheduling, err := b.openSchedule(ctx)
 	if err != nil {
 		stop()

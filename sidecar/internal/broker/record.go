@@ -21,6 +21,8 @@ const (
 	recordDelay   = 6
 	recordDeliver = 7
 	recordTTL     = 8
+	recordReplyTo = 9
+	recordCall    = 10
 	headerName    = 1
 	headerValue   = 2
 )
@@ -36,6 +38,9 @@ type Record struct {
 	DelayMS     uint64
 	DeliverAtMS int64
 	TTLMS       uint64
+	// ReplyTo is the inbox of a call, Call its number there.
+	ReplyTo []byte
+	Call    uint64
 
 	raw     []byte
 	headers int // bytes of names and values
@@ -51,7 +56,7 @@ func ParseRecord(raw []byte) (Record, error) {
 			return r, protowire.ParseError(n)
 		}
 		b = b[n:]
-		if typ == protowire.VarintType && num >= recordPrio && num <= recordTTL {
+		if typ == protowire.VarintType && (num >= recordPrio && num <= recordTTL || num == recordCall) {
 			v, n := protowire.ConsumeVarint(b)
 			if n < 0 {
 				return r, protowire.ParseError(n)
@@ -60,7 +65,7 @@ func ParseRecord(raw []byte) (Record, error) {
 			r.number(num, v)
 			continue
 		}
-		if typ != protowire.BytesType || num < recordKey || num > recordID {
+		if typ != protowire.BytesType || (num < recordKey || num > recordID) && num != recordReplyTo {
 			return r, fail(BadRequest, "records", "record has a field %d of wire type %d, which is unknown", num, typ)
 		}
 		value, n := protowire.ConsumeBytes(b)
@@ -75,6 +80,8 @@ func ParseRecord(raw []byte) (Record, error) {
 			r.Payload = value
 		case recordID:
 			r.ID = value
+		case recordReplyTo:
+			r.ReplyTo = value
 		case recordHeaders:
 			name, text, err := parseHeader(value)
 			if err != nil {
@@ -97,6 +104,8 @@ func (r *Record) number(num protowire.Number, v uint64) {
 		r.DeliverAtMS = int64(v)
 	case recordTTL:
 		r.TTLMS = v
+	case recordCall:
+		r.Call = v
 	}
 }
 
@@ -205,6 +214,8 @@ func (r Record) check(t *topicState, l Limits) *Error {
 		return badPriority(t, r.Priority)
 	case r.TTLMS > maxTTLMS:
 		return RefuseTTL(millis(r.TTLMS))
+	case len(r.ReplyTo) != 0 && len(r.ReplyTo) != InboxSize:
+		return badInbox("reply_to", r.ReplyTo)
 	}
 	if r.count > 0 {
 		for name, value := range r.Headers() {

@@ -36,6 +36,7 @@ func (b *Broker) retain(ctx context.Context) {
 		case <-next:
 			r.topics(ctx)
 			r.deadLetters(ctx)
+			r.replies(ctx)
 			for _, g := range r.allGroups() {
 				g.restIfUnused()
 			}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"time"
 
@@ -34,6 +35,7 @@ type serving struct {
 	owner    dispatch.SessionID // the session that the partition belongs to, as order knows it
 
 	extra   []engine.Write // written with the next commit
+	replies []Reply        // appended with the next commit
 	moved   map[int64]bool // numbers of dead letters (laneNumber) that extra redrives or discards
 	buried  int64          // dead letters that the commit under way stores
 	renewed int64          // those among them that replace an older one of the same message
@@ -279,7 +281,7 @@ func (sv *serving) setTimer() {
 
 // commit makes the saves of all lanes durable at once, with whatever calls want to be written beside them.
 func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
-	needed := len(sv.extra) > 0
+	needed := len(sv.extra)+len(sv.replies) > 0
 	for i := range ready {
 		needed = needed || ready[i].Save.Needed
 	}
@@ -297,7 +299,7 @@ func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
 				return err
 			}
 		}
-		_, err := sv.store.Commit(ctx, engine.Batch{Writes: writes})
+		err := sv.write(ctx, writes)
 		if mutant.On(mutant.DeadLetterErrorLost) && sv.buried > 0 {
 			err = nil
 		}
@@ -314,6 +316,21 @@ func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
 		clear(sv.moved)
 	}
 	return nil
+}
+
+// write commits what the lanes save, and with it the replies of calls that are settled by that.
+func (sv *serving) write(ctx context.Context, writes []engine.Write) error {
+	_, err := sv.store.Commit(ctx, engine.Batch{Writes: writes, Appends: replyAppends(sv.replies, sv.broker.wall())})
+	var corrupt *engine.CorruptError
+	if errors.As(err, &corrupt) && corrupt.Log.Topic == repliesTopic && len(sv.replies) > 0 {
+		// The callers meet their deadlines. That is better than a group that settles nothing any more.
+		sv.broker.log.Error("replies are lost: their log is damaged", "group", sv.group.name, "topic", sv.group.topicName(), "count", len(sv.replies), "error", corrupt)
+		sv.broker.postboxes.lost.Add(uint64(len(sv.replies)))
+		_, err = sv.store.Commit(ctx, engine.Batch{Writes: writes})
+	}
+	clear(sv.replies)
+	sv.replies = sv.replies[:0]
+	return err
 }
 
 // deadLetterWrites are the writes that store dead letters.

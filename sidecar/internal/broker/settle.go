@@ -35,6 +35,7 @@ const (
 	Snoozed
 	Released
 	Extended
+	Answered
 )
 
 // Settlement is the outcome of one delivery.
@@ -46,6 +47,8 @@ type Settlement struct {
 	// After is the delay of Snoozed, the new lease of Extended, and, if HasAfter, the wait of Retried.
 	After    time.Duration
 	HasAfter bool
+	// Reply is that of Answered.
+	Reply Reply
 }
 
 // SettleRefusal says that a token was refused.
@@ -103,6 +106,8 @@ func (s *Settlement) check() *Error {
 		return fail(BadDelay, "settlements", "delay %v: must be 0 to %v", s.After, MaxDelay).with("bound", MaxDelay)
 	case s.Outcome == Extended && (s.After < time.Second || s.After > MaxLease):
 		return fail(BadLease, "settlements", "lease %v: must be 1s to %v", s.After, MaxLease).with("bound", MaxLease)
+	case s.Outcome == Answered:
+		return s.Reply.check()
 	}
 	return nil
 }
@@ -247,6 +252,9 @@ func (sv *serving) settleOne(now dispatch.Instant, s tokenSettlement) error {
 	case ack.Settled == 0: // it was settled before
 	case s.Outcome == Skipped:
 		sv.counted.Skipped++
+	case s.Outcome == Answered:
+		sv.replies = append(sv.replies, s.Reply)
+		sv.counted.Acknowledged++
 	default:
 		sv.counted.Acknowledged++
 	}

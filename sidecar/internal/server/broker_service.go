@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
@@ -320,10 +321,58 @@ func settlement(m *brokerv1.Settlement) (broker.Settlement, error) {
 		s.Outcome = broker.Released
 	case *brokerv1.Settlement_Extend_:
 		s.Outcome, s.After = broker.Extended, o.Extend.GetLease().AsDuration()
+	case *brokerv1.Settlement_Answer_:
+		s.Outcome = broker.Answered
+		encoding, err := proto.Marshal(o.Answer.GetReply())
+		if err != nil {
+			return s, &broker.Error{Reason: broker.BadRequest, Field: "settlements.answer.reply", Message: err.Error()}
+		}
+		s.Reply = broker.Reply{Inbox: o.Answer.GetReply().GetReplyTo(), Encoding: encoding}
 	default:
 		return s, &broker.Error{Reason: broker.BadRequest, Field: "settlements.outcome", Message: "a settlement needs an outcome"}
 	}
 	return s, nil
+}
+
+// Replies implements BrokerService.
+func (s *brokerService) Replies(ctx context.Context, r *connect.Request[brokerv1.RepliesRequest], stream *connect.ServerStream[brokerv1.RepliesResponse]) error {
+	from := int64(-1)
+	if r.Msg.From != nil {
+		if from = r.Msg.GetFrom(); from < 0 {
+			return wireError(&broker.Error{Reason: broker.BadOffset, Field: "from", Message: "offset " + strconv.FormatInt(from, 10) + ": must not be negative"})
+		}
+	}
+	inbox, err := s.broker.OpenInbox(ctx, r.Msg.GetInbox(), from)
+	if err != nil {
+		return wireError(err)
+	}
+	defer inbox.Close()
+	out := &brokerv1.RepliesResponse{Next: inbox.At()} // says that the inbox is open
+	for {
+		if err := stream.Send(out); err != nil {
+			return err
+		}
+		replies, err := inbox.Next(ctx)
+		if err != nil {
+			return wireError(err)
+		}
+		out = &brokerv1.RepliesResponse{Next: out.GetNext()}
+		size := 0
+		for _, reply := range replies {
+			m := new(brokerv1.Reply)
+			if err := proto.Unmarshal(reply.Encoding, m); err != nil {
+				continue // no sidecar wrote this
+			}
+			if size += len(reply.Encoding); size > frameBytes && len(out.Replies) > 0 {
+				if err := stream.Send(out); err != nil {
+					return err
+				}
+				out, size = &brokerv1.RepliesResponse{Next: out.GetNext()}, len(reply.Encoding)
+			}
+			out.Replies = append(out.Replies, m)
+		}
+		out.Next = inbox.At()
+	}
 }
 
 // Pull implements BrokerService.

@@ -1595,6 +1595,7 @@ type Settlement struct {
 	//	*Settlement_Snooze_
 	//	*Settlement_Release_
 	//	*Settlement_Extend_
+	//	*Settlement_Answer_
 	Outcome       isSettlement_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1698,6 +1699,15 @@ func (x *Settlement) GetExtend() *Settlement_Extend {
 	return nil
 }
 
+func (x *Settlement) GetAnswer() *Settlement_Answer {
+	if x != nil {
+		if x, ok := x.Outcome.(*Settlement_Answer_); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
 type isSettlement_Outcome interface {
 	isSettlement_Outcome()
 }
@@ -1732,6 +1742,11 @@ type Settlement_Extend_ struct {
 	Extend *Settlement_Extend `protobuf:"bytes,7,opt,name=extend,proto3,oneof"`
 }
 
+type Settlement_Answer_ struct {
+	// The message was a call and is done: its answer is stored with that.
+	Answer *Settlement_Answer `protobuf:"bytes,8,opt,name=answer,proto3,oneof"`
+}
+
 func (*Settlement_Ack_) isSettlement_Outcome() {}
 
 func (*Settlement_Retry_) isSettlement_Outcome() {}
@@ -1743,6 +1758,8 @@ func (*Settlement_Snooze_) isSettlement_Outcome() {}
 func (*Settlement_Release_) isSettlement_Outcome() {}
 
 func (*Settlement_Extend_) isSettlement_Outcome() {}
+
+func (*Settlement_Answer_) isSettlement_Outcome() {}
 
 type SettleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1841,6 +1858,195 @@ func (x *SettleRefusal) GetRefusal() *Refusal {
 	return nil
 }
 
+// Reply answers a call. Either error or a payload, which may be empty, is set.
+type Reply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reply_to and call of the record that is answered.
+	ReplyTo []byte `protobuf:"bytes,1,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"`
+	Call    uint64 `protobuf:"varint,2,opt,name=call,proto3" json:"call,omitempty"`
+	// Full name of the payload's message.
+	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// At most 1 MiB.
+	Payload       []byte   `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	Error         *Refusal `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reply) Reset() {
+	*x = Reply{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reply) ProtoMessage() {}
+
+func (x *Reply) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reply.ProtoReflect.Descriptor instead.
+func (*Reply) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Reply) GetReplyTo() []byte {
+	if x != nil {
+		return x.ReplyTo
+	}
+	return nil
+}
+
+func (x *Reply) GetCall() uint64 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Reply) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Reply) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *Reply) GetError() *Refusal {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type RepliesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 random bytes of the caller's own. A later stream of the same inbox ends an earlier one.
+	Inbox []byte `protobuf:"bytes,1,opt,name=inbox,proto3" json:"inbox,omitempty"`
+	// The next of an earlier stream, to go on where that broke off. Replies are kept for 10 minutes. Not set: from now on.
+	From          *int64 `protobuf:"varint,2,opt,name=from,proto3,oneof" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepliesRequest) Reset() {
+	*x = RepliesRequest{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepliesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepliesRequest) ProtoMessage() {}
+
+func (x *RepliesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepliesRequest.ProtoReflect.Descriptor instead.
+func (*RepliesRequest) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RepliesRequest) GetInbox() []byte {
+	if x != nil {
+		return x.Inbox
+	}
+	return nil
+}
+
+func (x *RepliesRequest) GetFrom() int64 {
+	if x != nil && x.From != nil {
+		return *x.From
+	}
+	return 0
+}
+
+// RepliesResponse is sent once when the inbox is open, and then with replies.
+type RepliesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each once, in the order in which the calls were answered.
+	Replies []*Reply `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
+	// Where to go on.
+	Next          int64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepliesResponse) Reset() {
+	*x = RepliesResponse{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepliesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepliesResponse) ProtoMessage() {}
+
+func (x *RepliesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepliesResponse.ProtoReflect.Descriptor instead.
+func (*RepliesResponse) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RepliesResponse) GetReplies() []*Reply {
+	if x != nil {
+		return x.Replies
+	}
+	return nil
+}
+
+func (x *RepliesResponse) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
 // CommitRequest is a transaction: at least one and at most 10,000 records, tokens and ids to cancel, of together at most 16 MiB.
 type CommitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1858,7 +2064,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +2076,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[23]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +2089,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{23}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CommitRequest) GetTransactionId() []byte {
@@ -1927,7 +2133,7 @@ type Acknowledgement struct {
 
 func (x *Acknowledgement) Reset() {
 	*x = Acknowledgement{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2145,7 @@ func (x *Acknowledgement) String() string {
 func (*Acknowledgement) ProtoMessage() {}
 
 func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[24]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2158,7 @@ func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
 func (*Acknowledgement) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{24}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Acknowledgement) GetGroup() string {
@@ -1990,7 +2196,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2208,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[25]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2221,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{25}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CommitResponse) GetResults() []*BatchResult {
@@ -2055,7 +2261,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2273,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[26]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2286,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{26}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PullRequest) GetGroup() string {
@@ -2127,7 +2333,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2345,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[27]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2358,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{27}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PullResponse) GetMessages() []*PulledMessage {
@@ -2182,7 +2388,7 @@ type PulledMessage struct {
 
 func (x *PulledMessage) Reset() {
 	*x = PulledMessage{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2400,7 @@ func (x *PulledMessage) String() string {
 func (*PulledMessage) ProtoMessage() {}
 
 func (x *PulledMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[28]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2413,7 @@ func (x *PulledMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PulledMessage.ProtoReflect.Descriptor instead.
 func (*PulledMessage) Descriptor() ([]byte, []int) {
-	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{28}
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PulledMessage) GetToken() []byte {
@@ -2303,7 +2509,7 @@ type ConsumeRequest_Start struct {
 
 func (x *ConsumeRequest_Start) Reset() {
 	*x = ConsumeRequest_Start{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2521,7 @@ func (x *ConsumeRequest_Start) String() string {
 func (*ConsumeRequest_Start) ProtoMessage() {}
 
 func (x *ConsumeRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[31]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2584,7 @@ type ConsumeRequest_Credit struct {
 
 func (x *ConsumeRequest_Credit) Reset() {
 	*x = ConsumeRequest_Credit{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2596,7 @@ func (x *ConsumeRequest_Credit) String() string {
 func (*ConsumeRequest_Credit) ProtoMessage() {}
 
 func (x *ConsumeRequest_Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[32]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2634,7 @@ type ConsumeRequest_Heartbeat struct {
 
 func (x *ConsumeRequest_Heartbeat) Reset() {
 	*x = ConsumeRequest_Heartbeat{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2646,7 @@ func (x *ConsumeRequest_Heartbeat) String() string {
 func (*ConsumeRequest_Heartbeat) ProtoMessage() {}
 
 func (x *ConsumeRequest_Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[33]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2672,7 @@ type ConsumeResponse_Joined struct {
 
 func (x *ConsumeResponse_Joined) Reset() {
 	*x = ConsumeResponse_Joined{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2684,7 @@ func (x *ConsumeResponse_Joined) String() string {
 func (*ConsumeResponse_Joined) ProtoMessage() {}
 
 func (x *ConsumeResponse_Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[34]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2723,7 @@ type ConsumeResponse_Deliveries struct {
 
 func (x *ConsumeResponse_Deliveries) Reset() {
 	*x = ConsumeResponse_Deliveries{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2735,7 @@ func (x *ConsumeResponse_Deliveries) String() string {
 func (*ConsumeResponse_Deliveries) ProtoMessage() {}
 
 func (x *ConsumeResponse_Deliveries) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[35]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +2766,7 @@ type ConsumeResponse_Draining struct {
 
 func (x *ConsumeResponse_Draining) Reset() {
 	*x = ConsumeResponse_Draining{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2778,7 @@ func (x *ConsumeResponse_Draining) String() string {
 func (*ConsumeResponse_Draining) ProtoMessage() {}
 
 func (x *ConsumeResponse_Draining) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[36]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2802,7 @@ type ConsumeResponse_Alive struct {
 
 func (x *ConsumeResponse_Alive) Reset() {
 	*x = ConsumeResponse_Alive{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2814,7 @@ func (x *ConsumeResponse_Alive) String() string {
 func (*ConsumeResponse_Alive) ProtoMessage() {}
 
 func (x *ConsumeResponse_Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[37]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2840,7 @@ type Settlement_Ack struct {
 
 func (x *Settlement_Ack) Reset() {
 	*x = Settlement_Ack{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2852,7 @@ func (x *Settlement_Ack) String() string {
 func (*Settlement_Ack) ProtoMessage() {}
 
 func (x *Settlement_Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[38]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2887,7 @@ type Settlement_Retry struct {
 
 func (x *Settlement_Retry) Reset() {
 	*x = Settlement_Retry{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2899,7 @@ func (x *Settlement_Retry) String() string {
 func (*Settlement_Retry) ProtoMessage() {}
 
 func (x *Settlement_Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[39]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2939,7 @@ type Settlement_Reject struct {
 
 func (x *Settlement_Reject) Reset() {
 	*x = Settlement_Reject{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +2951,7 @@ func (x *Settlement_Reject) String() string {
 func (*Settlement_Reject) ProtoMessage() {}
 
 func (x *Settlement_Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[40]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2990,7 @@ type Settlement_Snooze struct {
 
 func (x *Settlement_Snooze) Reset() {
 	*x = Settlement_Snooze{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[41]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +3002,7 @@ func (x *Settlement_Snooze) String() string {
 func (*Settlement_Snooze) ProtoMessage() {}
 
 func (x *Settlement_Snooze) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[41]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +3033,7 @@ type Settlement_Release struct {
 
 func (x *Settlement_Release) Reset() {
 	*x = Settlement_Release{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[42]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3045,7 @@ func (x *Settlement_Release) String() string {
 func (*Settlement_Release) ProtoMessage() {}
 
 func (x *Settlement_Release) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[42]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3070,7 @@ type Settlement_Extend struct {
 
 func (x *Settlement_Extend) Reset() {
 	*x = Settlement_Extend{}
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[43]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3082,7 @@ func (x *Settlement_Extend) String() string {
 func (*Settlement_Extend) ProtoMessage() {}
 
 func (x *Settlement_Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_broker_v1_broker_proto_msgTypes[43]
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,6 +3101,50 @@ func (*Settlement_Extend) Descriptor() ([]byte, []int) {
 func (x *Settlement_Extend) GetLease() *durationpb.Duration {
 	if x != nil {
 		return x.Lease
+	}
+	return nil
+}
+
+type Settlement_Answer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reply         *Reply                 `protobuf:"bytes,1,opt,name=reply,proto3" json:"reply,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settlement_Answer) Reset() {
+	*x = Settlement_Answer{}
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settlement_Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settlement_Answer) ProtoMessage() {}
+
+func (x *Settlement_Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_broker_v1_broker_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settlement_Answer.ProtoReflect.Descriptor instead.
+func (*Settlement_Answer) Descriptor() ([]byte, []int) {
+	return file_mq_broker_v1_broker_proto_rawDescGZIP(), []int{20, 6}
+}
+
+func (x *Settlement_Answer) GetReply() *Reply {
+	if x != nil {
+		return x.Reply
 	}
 	return nil
 }
@@ -3041,7 +3291,7 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04acks\x18\x03 \x01(\fR\x04acks\x12:\n" +
-	"\vsettlements\x18\x04 \x03(\v2\x18.mq.broker.v1.SettlementR\vsettlements\"\xd3\x05\n" +
+	"\vsettlements\x18\x04 \x03(\v2\x18.mq.broker.v1.SettlementR\vsettlements\"\xc3\x06\n" +
 	"\n" +
 	"Settlement\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x120\n" +
@@ -3050,7 +3300,8 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x06reject\x18\x04 \x01(\v2\x1f.mq.broker.v1.Settlement.RejectH\x00R\x06reject\x129\n" +
 	"\x06snooze\x18\x05 \x01(\v2\x1f.mq.broker.v1.Settlement.SnoozeH\x00R\x06snooze\x12<\n" +
 	"\arelease\x18\x06 \x01(\v2 .mq.broker.v1.Settlement.ReleaseH\x00R\arelease\x129\n" +
-	"\x06extend\x18\a \x01(\v2\x1f.mq.broker.v1.Settlement.ExtendH\x00R\x06extend\x1a&\n" +
+	"\x06extend\x18\a \x01(\v2\x1f.mq.broker.v1.Settlement.ExtendH\x00R\x06extend\x129\n" +
+	"\x06answer\x18\b \x01(\v2\x1f.mq.broker.v1.Settlement.AnswerH\x00R\x06answer\x1a&\n" +
 	"\x03Ack\x12\x1f\n" +
 	"\vskip_reason\x18\x01 \x01(\tR\n" +
 	"skipReason\x1aN\n" +
@@ -3064,13 +3315,28 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x1a\t\n" +
 	"\aRelease\x1a9\n" +
 	"\x06Extend\x12/\n" +
-	"\x05lease\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05leaseB\t\n" +
+	"\x05lease\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x1a3\n" +
+	"\x06Answer\x12)\n" +
+	"\x05reply\x18\x01 \x01(\v2\x13.mq.broker.v1.ReplyR\x05replyB\t\n" +
 	"\aoutcome\"I\n" +
 	"\x0eSettleResponse\x127\n" +
 	"\brefusals\x18\x01 \x03(\v2\x1b.mq.broker.v1.SettleRefusalR\brefusals\"V\n" +
 	"\rSettleRefusal\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12/\n" +
-	"\arefusal\x18\x02 \x01(\v2\x15.mq.broker.v1.RefusalR\arefusal\"\xf2\x01\n" +
+	"\arefusal\x18\x02 \x01(\v2\x15.mq.broker.v1.RefusalR\arefusal\"\x91\x01\n" +
+	"\x05Reply\x12\x19\n" +
+	"\breply_to\x18\x01 \x01(\fR\areplyTo\x12\x12\n" +
+	"\x04call\x18\x02 \x01(\x04R\x04call\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n" +
+	"\apayload\x18\x04 \x01(\fR\apayload\x12+\n" +
+	"\x05error\x18\x05 \x01(\v2\x15.mq.broker.v1.RefusalR\x05error\"H\n" +
+	"\x0eRepliesRequest\x12\x14\n" +
+	"\x05inbox\x18\x01 \x01(\fR\x05inbox\x12\x17\n" +
+	"\x04from\x18\x02 \x01(\x03H\x00R\x04from\x88\x01\x01B\a\n" +
+	"\x05_from\"T\n" +
+	"\x0fRepliesResponse\x12-\n" +
+	"\areplies\x18\x01 \x03(\v2\x13.mq.broker.v1.ReplyR\areplies\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x03R\x04next\"\xf2\x01\n" +
 	"\rCommitRequest\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x128\n" +
 	"\tpublishes\x18\x02 \x03(\v2\x1a.mq.broker.v1.TopicRecordsR\tpublishes\x12I\n" +
@@ -3111,7 +3377,7 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\fRejectReason\x12\x1d\n" +
 	"\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REJECT_REASON_PERMANENT\x10\x01\x12\x1d\n" +
-	"\x19REJECT_REASON_UNDECODABLE\x10\x022\xd7\x04\n" +
+	"\x19REJECT_REASON_UNDECODABLE\x10\x022\xa1\x05\n" +
 	"\rBrokerService\x12F\n" +
 	"\aDeclare\x12\x1c.mq.broker.v1.DeclareRequest\x1a\x1d.mq.broker.v1.DeclareResponse\x12F\n" +
 	"\aPublish\x12\x1c.mq.broker.v1.PublishRequest\x1a\x1d.mq.broker.v1.PublishResponse\x12\\\n" +
@@ -3119,7 +3385,8 @@ const file_mq_broker_v1_broker_proto_rawDesc = "" +
 	"\aConsume\x12\x1c.mq.broker.v1.ConsumeRequest\x1a\x1d.mq.broker.v1.ConsumeResponse(\x010\x01\x12C\n" +
 	"\x06Settle\x12\x1b.mq.broker.v1.SettleRequest\x1a\x1c.mq.broker.v1.SettleResponse\x12C\n" +
 	"\x06Cancel\x12\x1b.mq.broker.v1.CancelRequest\x1a\x1c.mq.broker.v1.CancelResponse\x12C\n" +
-	"\x06Commit\x12\x1b.mq.broker.v1.CommitRequest\x1a\x1c.mq.broker.v1.CommitResponse\x12=\n" +
+	"\x06Commit\x12\x1b.mq.broker.v1.CommitRequest\x1a\x1c.mq.broker.v1.CommitResponse\x12H\n" +
+	"\aReplies\x12\x1c.mq.broker.v1.RepliesRequest\x1a\x1d.mq.broker.v1.RepliesResponse0\x01\x12=\n" +
 	"\x04Pull\x12\x19.mq.broker.v1.PullRequest\x1a\x1a.mq.broker.v1.PullResponseB>Z<github.com/typedmq/typedmq/schemas/gen/mq/broker/v1;brokerv1b\x06proto3"
 
 var (
@@ -3135,7 +3402,7 @@ func file_mq_broker_v1_broker_proto_rawDescGZIP() []byte {
 }
 
 var file_mq_broker_v1_broker_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mq_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_mq_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_mq_broker_v1_broker_proto_goTypes = []any{
 	(RejectReason)(0),                      // 0: mq.broker.v1.RejectReason
 	(*ErrorInfo)(nil),                      // 1: mq.broker.v1.ErrorInfo
@@ -3161,105 +3428,115 @@ var file_mq_broker_v1_broker_proto_goTypes = []any{
 	(*Settlement)(nil),                     // 21: mq.broker.v1.Settlement
 	(*SettleResponse)(nil),                 // 22: mq.broker.v1.SettleResponse
 	(*SettleRefusal)(nil),                  // 23: mq.broker.v1.SettleRefusal
-	(*CommitRequest)(nil),                  // 24: mq.broker.v1.CommitRequest
-	(*Acknowledgement)(nil),                // 25: mq.broker.v1.Acknowledgement
-	(*CommitResponse)(nil),                 // 26: mq.broker.v1.CommitResponse
-	(*PullRequest)(nil),                    // 27: mq.broker.v1.PullRequest
-	(*PullResponse)(nil),                   // 28: mq.broker.v1.PullResponse
-	(*PulledMessage)(nil),                  // 29: mq.broker.v1.PulledMessage
-	nil,                                    // 30: mq.broker.v1.ErrorInfo.MetadataEntry
-	nil,                                    // 31: mq.broker.v1.Message.HeadersEntry
-	(*ConsumeRequest_Start)(nil),           // 32: mq.broker.v1.ConsumeRequest.Start
-	(*ConsumeRequest_Credit)(nil),          // 33: mq.broker.v1.ConsumeRequest.Credit
-	(*ConsumeRequest_Heartbeat)(nil),       // 34: mq.broker.v1.ConsumeRequest.Heartbeat
-	(*ConsumeResponse_Joined)(nil),         // 35: mq.broker.v1.ConsumeResponse.Joined
-	(*ConsumeResponse_Deliveries)(nil),     // 36: mq.broker.v1.ConsumeResponse.Deliveries
-	(*ConsumeResponse_Draining)(nil),       // 37: mq.broker.v1.ConsumeResponse.Draining
-	(*ConsumeResponse_Alive)(nil),          // 38: mq.broker.v1.ConsumeResponse.Alive
-	(*Settlement_Ack)(nil),                 // 39: mq.broker.v1.Settlement.Ack
-	(*Settlement_Retry)(nil),               // 40: mq.broker.v1.Settlement.Retry
-	(*Settlement_Reject)(nil),              // 41: mq.broker.v1.Settlement.Reject
-	(*Settlement_Snooze)(nil),              // 42: mq.broker.v1.Settlement.Snooze
-	(*Settlement_Release)(nil),             // 43: mq.broker.v1.Settlement.Release
-	(*Settlement_Extend)(nil),              // 44: mq.broker.v1.Settlement.Extend
-	nil,                                    // 45: mq.broker.v1.PulledMessage.HeadersEntry
-	(*descriptorpb.FileDescriptorSet)(nil), // 46: google.protobuf.FileDescriptorSet
-	(*durationpb.Duration)(nil),            // 47: google.protobuf.Duration
-	(*structpb.Struct)(nil),                // 48: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),          // 49: google.protobuf.Timestamp
+	(*Reply)(nil),                          // 24: mq.broker.v1.Reply
+	(*RepliesRequest)(nil),                 // 25: mq.broker.v1.RepliesRequest
+	(*RepliesResponse)(nil),                // 26: mq.broker.v1.RepliesResponse
+	(*CommitRequest)(nil),                  // 27: mq.broker.v1.CommitRequest
+	(*Acknowledgement)(nil),                // 28: mq.broker.v1.Acknowledgement
+	(*CommitResponse)(nil),                 // 29: mq.broker.v1.CommitResponse
+	(*PullRequest)(nil),                    // 30: mq.broker.v1.PullRequest
+	(*PullResponse)(nil),                   // 31: mq.broker.v1.PullResponse
+	(*PulledMessage)(nil),                  // 32: mq.broker.v1.PulledMessage
+	nil,                                    // 33: mq.broker.v1.ErrorInfo.MetadataEntry
+	nil,                                    // 34: mq.broker.v1.Message.HeadersEntry
+	(*ConsumeRequest_Start)(nil),           // 35: mq.broker.v1.ConsumeRequest.Start
+	(*ConsumeRequest_Credit)(nil),          // 36: mq.broker.v1.ConsumeRequest.Credit
+	(*ConsumeRequest_Heartbeat)(nil),       // 37: mq.broker.v1.ConsumeRequest.Heartbeat
+	(*ConsumeResponse_Joined)(nil),         // 38: mq.broker.v1.ConsumeResponse.Joined
+	(*ConsumeResponse_Deliveries)(nil),     // 39: mq.broker.v1.ConsumeResponse.Deliveries
+	(*ConsumeResponse_Draining)(nil),       // 40: mq.broker.v1.ConsumeResponse.Draining
+	(*ConsumeResponse_Alive)(nil),          // 41: mq.broker.v1.ConsumeResponse.Alive
+	(*Settlement_Ack)(nil),                 // 42: mq.broker.v1.Settlement.Ack
+	(*Settlement_Retry)(nil),               // 43: mq.broker.v1.Settlement.Retry
+	(*Settlement_Reject)(nil),              // 44: mq.broker.v1.Settlement.Reject
+	(*Settlement_Snooze)(nil),              // 45: mq.broker.v1.Settlement.Snooze
+	(*Settlement_Release)(nil),             // 46: mq.broker.v1.Settlement.Release
+	(*Settlement_Extend)(nil),              // 47: mq.broker.v1.Settlement.Extend
+	(*Settlement_Answer)(nil),              // 48: mq.broker.v1.Settlement.Answer
+	nil,                                    // 49: mq.broker.v1.PulledMessage.HeadersEntry
+	(*descriptorpb.FileDescriptorSet)(nil), // 50: google.protobuf.FileDescriptorSet
+	(*durationpb.Duration)(nil),            // 51: google.protobuf.Duration
+	(*structpb.Struct)(nil),                // 52: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),          // 53: google.protobuf.Timestamp
 }
 var file_mq_broker_v1_broker_proto_depIdxs = []int32{
-	30, // 0: mq.broker.v1.ErrorInfo.metadata:type_name -> mq.broker.v1.ErrorInfo.MetadataEntry
-	46, // 1: mq.broker.v1.DeclareRequest.descriptors:type_name -> google.protobuf.FileDescriptorSet
+	33, // 0: mq.broker.v1.ErrorInfo.metadata:type_name -> mq.broker.v1.ErrorInfo.MetadataEntry
+	50, // 1: mq.broker.v1.DeclareRequest.descriptors:type_name -> google.protobuf.FileDescriptorSet
 	4,  // 2: mq.broker.v1.DeclareResponse.topics:type_name -> mq.broker.v1.DeclaredTopic
 	5,  // 3: mq.broker.v1.DeclareResponse.subscriptions:type_name -> mq.broker.v1.DeclaredSubscription
-	47, // 4: mq.broker.v1.DeclaredSubscription.lease:type_name -> google.protobuf.Duration
-	47, // 5: mq.broker.v1.DeclaredSubscription.processing_timeout:type_name -> google.protobuf.Duration
+	51, // 4: mq.broker.v1.DeclaredSubscription.lease:type_name -> google.protobuf.Duration
+	51, // 5: mq.broker.v1.DeclaredSubscription.processing_timeout:type_name -> google.protobuf.Duration
 	7,  // 6: mq.broker.v1.PublishRequest.messages:type_name -> mq.broker.v1.Message
-	48, // 7: mq.broker.v1.Message.json:type_name -> google.protobuf.Struct
-	31, // 8: mq.broker.v1.Message.headers:type_name -> mq.broker.v1.Message.HeadersEntry
-	47, // 9: mq.broker.v1.Message.delay:type_name -> google.protobuf.Duration
-	49, // 10: mq.broker.v1.Message.deliver_at:type_name -> google.protobuf.Timestamp
-	47, // 11: mq.broker.v1.Message.ttl:type_name -> google.protobuf.Duration
+	52, // 7: mq.broker.v1.Message.json:type_name -> google.protobuf.Struct
+	34, // 8: mq.broker.v1.Message.headers:type_name -> mq.broker.v1.Message.HeadersEntry
+	51, // 9: mq.broker.v1.Message.delay:type_name -> google.protobuf.Duration
+	53, // 10: mq.broker.v1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	51, // 11: mq.broker.v1.Message.ttl:type_name -> google.protobuf.Duration
 	9,  // 12: mq.broker.v1.PublishResponse.receipts:type_name -> mq.broker.v1.Receipt
 	13, // 13: mq.broker.v1.PublishStreamRequest.batches:type_name -> mq.broker.v1.TopicRecords
 	15, // 14: mq.broker.v1.PublishStreamResponse.results:type_name -> mq.broker.v1.BatchResult
 	16, // 15: mq.broker.v1.BatchResult.refusal:type_name -> mq.broker.v1.Refusal
 	1,  // 16: mq.broker.v1.Refusal.info:type_name -> mq.broker.v1.ErrorInfo
-	32, // 17: mq.broker.v1.ConsumeRequest.start:type_name -> mq.broker.v1.ConsumeRequest.Start
-	33, // 18: mq.broker.v1.ConsumeRequest.credit:type_name -> mq.broker.v1.ConsumeRequest.Credit
-	34, // 19: mq.broker.v1.ConsumeRequest.heartbeat:type_name -> mq.broker.v1.ConsumeRequest.Heartbeat
-	35, // 20: mq.broker.v1.ConsumeResponse.joined:type_name -> mq.broker.v1.ConsumeResponse.Joined
-	36, // 21: mq.broker.v1.ConsumeResponse.deliveries:type_name -> mq.broker.v1.ConsumeResponse.Deliveries
-	37, // 22: mq.broker.v1.ConsumeResponse.draining:type_name -> mq.broker.v1.ConsumeResponse.Draining
-	38, // 23: mq.broker.v1.ConsumeResponse.alive:type_name -> mq.broker.v1.ConsumeResponse.Alive
+	35, // 17: mq.broker.v1.ConsumeRequest.start:type_name -> mq.broker.v1.ConsumeRequest.Start
+	36, // 18: mq.broker.v1.ConsumeRequest.credit:type_name -> mq.broker.v1.ConsumeRequest.Credit
+	37, // 19: mq.broker.v1.ConsumeRequest.heartbeat:type_name -> mq.broker.v1.ConsumeRequest.Heartbeat
+	38, // 20: mq.broker.v1.ConsumeResponse.joined:type_name -> mq.broker.v1.ConsumeResponse.Joined
+	39, // 21: mq.broker.v1.ConsumeResponse.deliveries:type_name -> mq.broker.v1.ConsumeResponse.Deliveries
+	40, // 22: mq.broker.v1.ConsumeResponse.draining:type_name -> mq.broker.v1.ConsumeResponse.Draining
+	41, // 23: mq.broker.v1.ConsumeResponse.alive:type_name -> mq.broker.v1.ConsumeResponse.Alive
 	21, // 24: mq.broker.v1.SettleRequest.settlements:type_name -> mq.broker.v1.Settlement
-	39, // 25: mq.broker.v1.Settlement.ack:type_name -> mq.broker.v1.Settlement.Ack
-	40, // 26: mq.broker.v1.Settlement.retry:type_name -> mq.broker.v1.Settlement.Retry
-	41, // 27: mq.broker.v1.Settlement.reject:type_name -> mq.broker.v1.Settlement.Reject
-	42, // 28: mq.broker.v1.Settlement.snooze:type_name -> mq.broker.v1.Settlement.Snooze
-	43, // 29: mq.broker.v1.Settlement.release:type_name -> mq.broker.v1.Settlement.Release
-	44, // 30: mq.broker.v1.Settlement.extend:type_name -> mq.broker.v1.Settlement.Extend
-	23, // 31: mq.broker.v1.SettleResponse.refusals:type_name -> mq.broker.v1.SettleRefusal
-	16, // 32: mq.broker.v1.SettleRefusal.refusal:type_name -> mq.broker.v1.Refusal
-	13, // 33: mq.broker.v1.CommitRequest.publishes:type_name -> mq.broker.v1.TopicRecords
-	25, // 34: mq.broker.v1.CommitRequest.acknowledgements:type_name -> mq.broker.v1.Acknowledgement
-	10, // 35: mq.broker.v1.CommitRequest.cancels:type_name -> mq.broker.v1.CancelRequest
-	15, // 36: mq.broker.v1.CommitResponse.results:type_name -> mq.broker.v1.BatchResult
-	11, // 37: mq.broker.v1.CommitResponse.cancels:type_name -> mq.broker.v1.CancelResponse
-	47, // 38: mq.broker.v1.PullRequest.lease:type_name -> google.protobuf.Duration
-	47, // 39: mq.broker.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	29, // 40: mq.broker.v1.PullResponse.messages:type_name -> mq.broker.v1.PulledMessage
-	45, // 41: mq.broker.v1.PulledMessage.headers:type_name -> mq.broker.v1.PulledMessage.HeadersEntry
-	48, // 42: mq.broker.v1.PulledMessage.json:type_name -> google.protobuf.Struct
-	47, // 43: mq.broker.v1.ConsumeResponse.Joined.lease:type_name -> google.protobuf.Duration
-	47, // 44: mq.broker.v1.ConsumeResponse.Joined.processing_timeout:type_name -> google.protobuf.Duration
-	19, // 45: mq.broker.v1.ConsumeResponse.Deliveries.slices:type_name -> mq.broker.v1.Slice
-	47, // 46: mq.broker.v1.Settlement.Retry.after:type_name -> google.protobuf.Duration
-	0,  // 47: mq.broker.v1.Settlement.Reject.reason:type_name -> mq.broker.v1.RejectReason
-	47, // 48: mq.broker.v1.Settlement.Snooze.delay:type_name -> google.protobuf.Duration
-	47, // 49: mq.broker.v1.Settlement.Extend.lease:type_name -> google.protobuf.Duration
-	2,  // 50: mq.broker.v1.BrokerService.Declare:input_type -> mq.broker.v1.DeclareRequest
-	6,  // 51: mq.broker.v1.BrokerService.Publish:input_type -> mq.broker.v1.PublishRequest
-	12, // 52: mq.broker.v1.BrokerService.PublishStream:input_type -> mq.broker.v1.PublishStreamRequest
-	17, // 53: mq.broker.v1.BrokerService.Consume:input_type -> mq.broker.v1.ConsumeRequest
-	20, // 54: mq.broker.v1.BrokerService.Settle:input_type -> mq.broker.v1.SettleRequest
-	10, // 55: mq.broker.v1.BrokerService.Cancel:input_type -> mq.broker.v1.CancelRequest
-	24, // 56: mq.broker.v1.BrokerService.Commit:input_type -> mq.broker.v1.CommitRequest
-	27, // 57: mq.broker.v1.BrokerService.Pull:input_type -> mq.broker.v1.PullRequest
-	3,  // 58: mq.broker.v1.BrokerService.Declare:output_type -> mq.broker.v1.DeclareResponse
-	8,  // 59: mq.broker.v1.BrokerService.Publish:output_type -> mq.broker.v1.PublishResponse
-	14, // 60: mq.broker.v1.BrokerService.PublishStream:output_type -> mq.broker.v1.PublishStreamResponse
-	18, // 61: mq.broker.v1.BrokerService.Consume:output_type -> mq.broker.v1.ConsumeResponse
-	22, // 62: mq.broker.v1.BrokerService.Settle:output_type -> mq.broker.v1.SettleResponse
-	11, // 63: mq.broker.v1.BrokerService.Cancel:output_type -> mq.broker.v1.CancelResponse
-	26, // 64: mq.broker.v1.BrokerService.Commit:output_type -> mq.broker.v1.CommitResponse
-	28, // 65: mq.broker.v1.BrokerService.Pull:output_type -> mq.broker.v1.PullResponse
-	58, // [58:66] is the sub-list for method output_type
-	50, // [50:58] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	42, // 25: mq.broker.v1.Settlement.ack:type_name -> mq.broker.v1.Settlement.Ack
+	43, // 26: mq.broker.v1.Settlement.retry:type_name -> mq.broker.v1.Settlement.Retry
+	44, // 27: mq.broker.v1.Settlement.reject:type_name -> mq.broker.v1.Settlement.Reject
+	45, // 28: mq.broker.v1.Settlement.snooze:type_name -> mq.broker.v1.Settlement.Snooze
+	46, // 29: mq.broker.v1.Settlement.release:type_name -> mq.broker.v1.Settlement.Release
+	47, // 30: mq.broker.v1.Settlement.extend:type_name -> mq.broker.v1.Settlement.Extend
+	48, // 31: mq.broker.v1.Settlement.answer:type_name -> mq.broker.v1.Settlement.Answer
+	23, // 32: mq.broker.v1.SettleResponse.refusals:type_name -> mq.broker.v1.SettleRefusal
+	16, // 33: mq.broker.v1.SettleRefusal.refusal:type_name -> mq.broker.v1.Refusal
+	16, // 34: mq.broker.v1.Reply.error:type_name -> mq.broker.v1.Refusal
+	24, // 35: mq.broker.v1.RepliesResponse.replies:type_name -> mq.broker.v1.Reply
+	13, // 36: mq.broker.v1.CommitRequest.publishes:type_name -> mq.broker.v1.TopicRecords
+	28, // 37: mq.broker.v1.CommitRequest.acknowledgements:type_name -> mq.broker.v1.Acknowledgement
+	10, // 38: mq.broker.v1.CommitRequest.cancels:type_name -> mq.broker.v1.CancelRequest
+	15, // 39: mq.broker.v1.CommitResponse.results:type_name -> mq.broker.v1.BatchResult
+	11, // 40: mq.broker.v1.CommitResponse.cancels:type_name -> mq.broker.v1.CancelResponse
+	51, // 41: mq.broker.v1.PullRequest.lease:type_name -> google.protobuf.Duration
+	51, // 42: mq.broker.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	32, // 43: mq.broker.v1.PullResponse.messages:type_name -> mq.broker.v1.PulledMessage
+	49, // 44: mq.broker.v1.PulledMessage.headers:type_name -> mq.broker.v1.PulledMessage.HeadersEntry
+	52, // 45: mq.broker.v1.PulledMessage.json:type_name -> google.protobuf.Struct
+	51, // 46: mq.broker.v1.ConsumeResponse.Joined.lease:type_name -> google.protobuf.Duration
+	51, // 47: mq.broker.v1.ConsumeResponse.Joined.processing_timeout:type_name -> google.protobuf.Duration
+	19, // 48: mq.broker.v1.ConsumeResponse.Deliveries.slices:type_name -> mq.broker.v1.Slice
+	51, // 49: mq.broker.v1.Settlement.Retry.after:type_name -> google.protobuf.Duration
+	0,  // 50: mq.broker.v1.Settlement.Reject.reason:type_name -> mq.broker.v1.RejectReason
+	51, // 51: mq.broker.v1.Settlement.Snooze.delay:type_name -> google.protobuf.Duration
+	51, // 52: mq.broker.v1.Settlement.Extend.lease:type_name -> google.protobuf.Duration
+	24, // 53: mq.broker.v1.Settlement.Answer.reply:type_name -> mq.broker.v1.Reply
+	2,  // 54: mq.broker.v1.BrokerService.Declare:input_type -> mq.broker.v1.DeclareRequest
+	6,  // 55: mq.broker.v1.BrokerService.Publish:input_type -> mq.broker.v1.PublishRequest
+	12, // 56: mq.broker.v1.BrokerService.PublishStream:input_type -> mq.broker.v1.PublishStreamRequest
+	17, // 57: mq.broker.v1.BrokerService.Consume:input_type -> mq.broker.v1.ConsumeRequest
+	20, // 58: mq.broker.v1.BrokerService.Settle:input_type -> mq.broker.v1.SettleRequest
+	10, // 59: mq.broker.v1.BrokerService.Cancel:input_type -> mq.broker.v1.CancelRequest
+	27, // 60: mq.broker.v1.BrokerService.Commit:input_type -> mq.broker.v1.CommitRequest
+	25, // 61: mq.broker.v1.BrokerService.Replies:input_type -> mq.broker.v1.RepliesRequest
+	30, // 62: mq.broker.v1.BrokerService.Pull:input_type -> mq.broker.v1.PullRequest
+	3,  // 63: mq.broker.v1.BrokerService.Declare:output_type -> mq.broker.v1.DeclareResponse
+	8,  // 64: mq.broker.v1.BrokerService.Publish:output_type -> mq.broker.v1.PublishResponse
+	14, // 65: mq.broker.v1.BrokerService.PublishStream:output_type -> mq.broker.v1.PublishStreamResponse
+	18, // 66: mq.broker.v1.BrokerService.Consume:output_type -> mq.broker.v1.ConsumeResponse
+	22, // 67: mq.broker.v1.BrokerService.Settle:output_type -> mq.broker.v1.SettleResponse
+	11, // 68: mq.broker.v1.BrokerService.Cancel:output_type -> mq.broker.v1.CancelResponse
+	29, // 69: mq.broker.v1.BrokerService.Commit:output_type -> mq.broker.v1.CommitResponse
+	26, // 70: mq.broker.v1.BrokerService.Replies:output_type -> mq.broker.v1.RepliesResponse
+	31, // 71: mq.broker.v1.BrokerService.Pull:output_type -> mq.broker.v1.PullResponse
+	63, // [63:72] is the sub-list for method output_type
+	54, // [54:63] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_mq_broker_v1_broker_proto_init() }
@@ -3289,14 +3566,16 @@ func file_mq_broker_v1_broker_proto_init() {
 		(*Settlement_Snooze_)(nil),
 		(*Settlement_Release_)(nil),
 		(*Settlement_Extend_)(nil),
+		(*Settlement_Answer_)(nil),
 	}
+	file_mq_broker_v1_broker_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_broker_v1_broker_proto_rawDesc), len(file_mq_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   45,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -87,7 +87,11 @@ type Record struct {
 	// The instant at which the message enters the topic, in milliseconds since 1970. One in the past is now.
 	DeliverAtMs int64 `protobuf:"varint,7,opt,name=deliver_at_ms,json=deliverAtMs,proto3" json:"deliver_at_ms,omitempty"`
 	// How long the message may wait to be delivered, from when it enters the topic; the topic's own ttl applies if it is shorter. 0 for no bound.
-	TtlMs         uint64 `protobuf:"varint,8,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
+	TtlMs uint64 `protobuf:"varint,8,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
+	// Whose call this is: the 16 bytes of the inbox that the answer goes to. Empty: nobody waits for an answer.
+	ReplyTo []byte `protobuf:"bytes,9,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"`
+	// The call's number at its inbox, for the answer to repeat.
+	Call          uint64 `protobuf:"varint,10,opt,name=call,proto3" json:"call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -178,6 +182,20 @@ func (x *Record) GetTtlMs() uint64 {
 	return 0
 }
 
+func (x *Record) GetReplyTo() []byte {
+	if x != nil {
+		return x.ReplyTo
+	}
+	return nil
+}
+
+func (x *Record) GetCall() uint64 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
 // Header is a name and a value beside the payload, readable without the schema.
 type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -239,7 +257,7 @@ const file_mq_broker_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"\x1amq/broker/v1/records.proto\x12\fmq.broker.v1\";\n" +
 	"\tRecordSet\x12.\n" +
-	"\arecords\x18\x01 \x03(\v2\x14.mq.broker.v1.RecordR\arecords\"\xe6\x01\n" +
+	"\arecords\x18\x01 \x03(\v2\x14.mq.broker.v1.RecordR\arecords\"\x95\x02\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\x12.\n" +
@@ -248,7 +266,10 @@ const file_mq_broker_v1_records_proto_rawDesc = "" +
 	"\bpriority\x18\x05 \x01(\rR\bpriority\x12\x19\n" +
 	"\bdelay_ms\x18\x06 \x01(\x04R\adelayMs\x12\"\n" +
 	"\rdeliver_at_ms\x18\a \x01(\x03R\vdeliverAtMs\x12\x15\n" +
-	"\x06ttl_ms\x18\b \x01(\x04R\x05ttlMs\"2\n" +
+	"\x06ttl_ms\x18\b \x01(\x04R\x05ttlMs\x12\x19\n" +
+	"\breply_to\x18\t \x01(\fR\areplyTo\x12\x12\n" +
+	"\x04call\x18\n" +
+	" \x01(\x04R\x04call\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05valueB>Z<github.com/typedmq/typedmq/schemas/gen/mq/broker/v1;brokerv1b\x06proto3"

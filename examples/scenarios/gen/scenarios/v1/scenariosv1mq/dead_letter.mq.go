@@ -32,10 +32,11 @@ type InvoicesPublisher interface {
 	Issued(ctx context.Context, msg *scenariosv1.Invoice, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewInvoicesPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewInvoicesPublisher(client *mq.Client) InvoicesPublisher {
+// NewInvoicesPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewInvoicesPublisher(sender mq.Sender) InvoicesPublisher {
 	return &invoicesPublisher{
-		issued: mq.NewPublisher(client, InvoiceTopic()),
+		issued: mq.NewPublisher(sender, InvoiceTopic()),
 	}
 }
 

@@ -35,11 +35,12 @@ type RemindersPublisher interface {
 	Snoozed(ctx context.Context, msg *scenariosv1.Reminder, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewRemindersPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewRemindersPublisher(client *mq.Client) RemindersPublisher {
+// NewRemindersPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewRemindersPublisher(sender mq.Sender) RemindersPublisher {
 	return &remindersPublisher{
-		added:   mq.NewPublisher(client, ReminderTopic()),
-		snoozed: mq.NewPublisher(client, ReminderTopic(), mq.WithDelay(time.Second)),
+		added:   mq.NewPublisher(sender, ReminderTopic()),
+		snoozed: mq.NewPublisher(sender, ReminderTopic(), mq.WithDelay(time.Second)),
 	}
 }
 

@@ -33,10 +33,11 @@ type ShopPublisher interface {
 	Ordered(ctx context.Context, msg *scenariosv1.Order, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewShopPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewShopPublisher(client *mq.Client) ShopPublisher {
+// NewShopPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewShopPublisher(sender mq.Sender) ShopPublisher {
 	return &shopPublisher{
-		ordered: mq.NewPublisher(client, OrderTopic()),
+		ordered: mq.NewPublisher(sender, OrderTopic()),
 	}
 }
 

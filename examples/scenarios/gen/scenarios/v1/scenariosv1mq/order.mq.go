@@ -43,11 +43,12 @@ type BankPublisher interface {
 	Logged(ctx context.Context, msg *scenariosv1.Step, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewBankPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewBankPublisher(client *mq.Client) BankPublisher {
+// NewBankPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewBankPublisher(sender mq.Sender) BankPublisher {
 	return &bankPublisher{
-		booked: mq.NewPublisher(client, BookingTopic()),
-		logged: mq.NewPublisher(client, StepTopic()),
+		booked: mq.NewPublisher(sender, BookingTopic()),
+		logged: mq.NewPublisher(sender, StepTopic()),
 	}
 }
 

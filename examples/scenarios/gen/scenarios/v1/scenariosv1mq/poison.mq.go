@@ -30,10 +30,11 @@ type GalleryPublisher interface {
 	Uploaded(ctx context.Context, msg *scenariosv1.Picture, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewGalleryPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewGalleryPublisher(client *mq.Client) GalleryPublisher {
+// NewGalleryPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewGalleryPublisher(sender mq.Sender) GalleryPublisher {
 	return &galleryPublisher{
-		uploaded: mq.NewPublisher(client, PictureTopic()),
+		uploaded: mq.NewPublisher(sender, PictureTopic()),
 	}
 }
 

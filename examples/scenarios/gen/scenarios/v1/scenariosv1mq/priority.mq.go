@@ -32,10 +32,11 @@ type JobsPublisher interface {
 	Queued(ctx context.Context, msg *scenariosv1.Job, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewJobsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewJobsPublisher(client *mq.Client) JobsPublisher {
+// NewJobsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewJobsPublisher(sender mq.Sender) JobsPublisher {
 	return &jobsPublisher{
-		queued: mq.NewPublisher(client, JobTopic()),
+		queued: mq.NewPublisher(sender, JobTopic()),
 	}
 }
 

@@ -30,10 +30,11 @@ type SitePublisher interface {
 	Visited(ctx context.Context, msg *scenariosv1.Visit, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewSitePublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewSitePublisher(client *mq.Client) SitePublisher {
+// NewSitePublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewSitePublisher(sender mq.Sender) SitePublisher {
 	return &sitePublisher{
-		visited: mq.NewPublisher(client, VisitTopic()),
+		visited: mq.NewPublisher(sender, VisitTopic()),
 	}
 }
 

@@ -39,11 +39,12 @@ type PlantPublisher interface {
 	Assigned(ctx context.Context, msg *scenariosv1.Task, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewPlantPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewPlantPublisher(client *mq.Client) PlantPublisher {
+// NewPlantPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewPlantPublisher(sender mq.Sender) PlantPublisher {
 	return &plantPublisher{
-		measured: mq.NewPublisher(client, MeasurementTopic()),
-		assigned: mq.NewPublisher(client, TaskTopic()),
+		measured: mq.NewPublisher(sender, MeasurementTopic()),
+		assigned: mq.NewPublisher(sender, TaskTopic()),
 	}
 }
 

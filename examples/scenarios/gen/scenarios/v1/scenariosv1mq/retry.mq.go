@@ -30,10 +30,11 @@ type PaymentsPublisher interface {
 	Requested(ctx context.Context, msg *scenariosv1.Payment, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewPaymentsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewPaymentsPublisher(client *mq.Client) PaymentsPublisher {
+// NewPaymentsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewPaymentsPublisher(sender mq.Sender) PaymentsPublisher {
 	return &paymentsPublisher{
-		requested: mq.NewPublisher(client, PaymentTopic()),
+		requested: mq.NewPublisher(sender, PaymentTopic()),
 	}
 }
 

@@ -33,11 +33,12 @@ type MarketPublisher interface {
 	Flashed(ctx context.Context, msg *scenariosv1.Quote, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewMarketPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewMarketPublisher(client *mq.Client) MarketPublisher {
+// NewMarketPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewMarketPublisher(sender mq.Sender) MarketPublisher {
 	return &marketPublisher{
-		quoted:  mq.NewPublisher(client, QuoteTopic()),
-		flashed: mq.NewPublisher(client, QuoteTopic(), mq.WithTTL(200*time.Millisecond)),
+		quoted:  mq.NewPublisher(sender, QuoteTopic()),
+		flashed: mq.NewPublisher(sender, QuoteTopic(), mq.WithTTL(200*time.Millisecond)),
 	}
 }
 

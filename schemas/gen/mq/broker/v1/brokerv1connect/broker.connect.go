@@ -50,6 +50,8 @@ const (
 	BrokerServiceCancelProcedure = "/mq.broker.v1.BrokerService/Cancel"
 	// BrokerServiceCommitProcedure is the fully-qualified name of the BrokerService's Commit RPC.
 	BrokerServiceCommitProcedure = "/mq.broker.v1.BrokerService/Commit"
+	// BrokerServiceRepliesProcedure is the fully-qualified name of the BrokerService's Replies RPC.
+	BrokerServiceRepliesProcedure = "/mq.broker.v1.BrokerService/Replies"
 	// BrokerServicePullProcedure is the fully-qualified name of the BrokerService's Pull RPC.
 	BrokerServicePullProcedure = "/mq.broker.v1.BrokerService/Pull"
 )
@@ -70,6 +72,8 @@ type BrokerServiceClient interface {
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
 	// Commit publishes, acknowledges, schedules and cancels, all of it or nothing.
 	Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error)
+	// Replies brings the answers to the caller's calls for as long as the stream lives.
+	Replies(context.Context, *connect.Request[v1.RepliesRequest]) (*connect.ServerStreamForClient[v1.RepliesResponse], error)
 	// Pull leases messages of one subscription for a fixed time, without a stream. For curl and HTTP/1.1.
 	Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error)
 }
@@ -127,6 +131,12 @@ func NewBrokerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(brokerServiceMethods.ByName("Commit")),
 			connect.WithClientOptions(opts...),
 		),
+		replies: connect.NewClient[v1.RepliesRequest, v1.RepliesResponse](
+			httpClient,
+			baseURL+BrokerServiceRepliesProcedure,
+			connect.WithSchema(brokerServiceMethods.ByName("Replies")),
+			connect.WithClientOptions(opts...),
+		),
 		pull: connect.NewClient[v1.PullRequest, v1.PullResponse](
 			httpClient,
 			baseURL+BrokerServicePullProcedure,
@@ -145,6 +155,7 @@ type brokerServiceClient struct {
 	settle        *connect.Client[v1.SettleRequest, v1.SettleResponse]
 	cancel        *connect.Client[v1.CancelRequest, v1.CancelResponse]
 	commit        *connect.Client[v1.CommitRequest, v1.CommitResponse]
+	replies       *connect.Client[v1.RepliesRequest, v1.RepliesResponse]
 	pull          *connect.Client[v1.PullRequest, v1.PullResponse]
 }
 
@@ -183,6 +194,11 @@ func (c *brokerServiceClient) Commit(ctx context.Context, req *connect.Request[v
 	return c.commit.CallUnary(ctx, req)
 }
 
+// Replies calls mq.broker.v1.BrokerService.Replies.
+func (c *brokerServiceClient) Replies(ctx context.Context, req *connect.Request[v1.RepliesRequest]) (*connect.ServerStreamForClient[v1.RepliesResponse], error) {
+	return c.replies.CallServerStream(ctx, req)
+}
+
 // Pull calls mq.broker.v1.BrokerService.Pull.
 func (c *brokerServiceClient) Pull(ctx context.Context, req *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error) {
 	return c.pull.CallUnary(ctx, req)
@@ -204,6 +220,8 @@ type BrokerServiceHandler interface {
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
 	// Commit publishes, acknowledges, schedules and cancels, all of it or nothing.
 	Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error)
+	// Replies brings the answers to the caller's calls for as long as the stream lives.
+	Replies(context.Context, *connect.Request[v1.RepliesRequest], *connect.ServerStream[v1.RepliesResponse]) error
 	// Pull leases messages of one subscription for a fixed time, without a stream. For curl and HTTP/1.1.
 	Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error)
 }
@@ -257,6 +275,12 @@ func NewBrokerServiceHandler(svc BrokerServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(brokerServiceMethods.ByName("Commit")),
 		connect.WithHandlerOptions(opts...),
 	)
+	brokerServiceRepliesHandler := connect.NewServerStreamHandler(
+		BrokerServiceRepliesProcedure,
+		svc.Replies,
+		connect.WithSchema(brokerServiceMethods.ByName("Replies")),
+		connect.WithHandlerOptions(opts...),
+	)
 	brokerServicePullHandler := connect.NewUnaryHandler(
 		BrokerServicePullProcedure,
 		svc.Pull,
@@ -279,6 +303,8 @@ func NewBrokerServiceHandler(svc BrokerServiceHandler, opts ...connect.HandlerOp
 			brokerServiceCancelHandler.ServeHTTP(w, r)
 		case BrokerServiceCommitProcedure:
 			brokerServiceCommitHandler.ServeHTTP(w, r)
+		case BrokerServiceRepliesProcedure:
+			brokerServiceRepliesHandler.ServeHTTP(w, r)
 		case BrokerServicePullProcedure:
 			brokerServicePullHandler.ServeHTTP(w, r)
 		default:
@@ -316,6 +342,10 @@ func (UnimplementedBrokerServiceHandler) Cancel(context.Context, *connect.Reques
 
 func (UnimplementedBrokerServiceHandler) Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.broker.v1.BrokerService.Commit is not implemented"))
+}
+
+func (UnimplementedBrokerServiceHandler) Replies(context.Context, *connect.Request[v1.RepliesRequest], *connect.ServerStream[v1.RepliesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("mq.broker.v1.BrokerService.Replies is not implemented"))
 }
 
 func (UnimplementedBrokerServiceHandler) Pull(context.Context, *connect.Request[v1.PullRequest]) (*connect.Response[v1.PullResponse], error) {

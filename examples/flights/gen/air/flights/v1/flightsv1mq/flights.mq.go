@@ -42,11 +42,12 @@ type FlightEventsPublisher interface {
 	CheckedIn(ctx context.Context, msg *flightsv1.BagsChecked, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewFlightEventsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewFlightEventsPublisher(client *mq.Client) FlightEventsPublisher {
+// NewFlightEventsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewFlightEventsPublisher(sender mq.Sender) FlightEventsPublisher {
 	return &flightEventsPublisher{
-		departed:  mq.NewPublisher(client, FlightDepartedTopic()),
-		checkedIn: mq.NewPublisher(client, BagsCheckedTopic()),
+		departed:  mq.NewPublisher(sender, FlightDepartedTopic()),
+		checkedIn: mq.NewPublisher(sender, BagsCheckedTopic()),
 	}
 }
 

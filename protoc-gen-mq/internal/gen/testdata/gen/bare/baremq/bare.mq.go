@@ -28,10 +28,11 @@ type BarePublisher interface {
 	Sent(ctx context.Context, msg *bare.Message, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewBarePublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewBarePublisher(client *mq.Client) BarePublisher {
+// NewBarePublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewBarePublisher(sender mq.Sender) BarePublisher {
 	return &barePublisher{
-		sent: mq.NewPublisher(client, MessageTopic()),
+		sent: mq.NewPublisher(sender, MessageTopic()),
 	}
 }
 

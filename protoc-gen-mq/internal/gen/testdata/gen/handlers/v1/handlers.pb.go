@@ -17,6 +17,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	reflect "reflect"
+	sync "sync"
 	unsafe "unsafe"
 )
 
@@ -27,11 +28,105 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Crate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        string                 `protobuf:"bytes,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Crate) Reset() {
+	*x = Crate{}
+	mi := &file_handlers_v1_handlers_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Crate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Crate) ProtoMessage() {}
+
+func (x *Crate) ProtoReflect() protoreflect.Message {
+	mi := &file_handlers_v1_handlers_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Crate.ProtoReflect.Descriptor instead.
+func (*Crate) Descriptor() ([]byte, []int) {
+	return file_handlers_v1_handlers_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Crate) GetNumber() string {
+	if x != nil {
+		return x.Number
+	}
+	return ""
+}
+
+type Weight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grams         int64                  `protobuf:"varint,1,opt,name=grams,proto3" json:"grams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Weight) Reset() {
+	*x = Weight{}
+	mi := &file_handlers_v1_handlers_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Weight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Weight) ProtoMessage() {}
+
+func (x *Weight) ProtoReflect() protoreflect.Message {
+	mi := &file_handlers_v1_handlers_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Weight.ProtoReflect.Descriptor instead.
+func (*Weight) Descriptor() ([]byte, []int) {
+	return file_handlers_v1_handlers_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Weight) GetGrams() int64 {
+	if x != nil {
+		return x.Grams
+	}
+	return 0
+}
+
 var File_handlers_v1_handlers_proto protoreflect.FileDescriptor
 
 const file_handlers_v1_handlers_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahandlers/v1/handlers.proto\x12\vhandlers.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x13mq/v1/options.proto\x1a\x16orders/v1/orders.proto2\xd2\x01\n" +
+	"\x1ahandlers/v1/handlers.proto\x12\vhandlers.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x13mq/v1/options.proto\x1a\x16orders/v1/orders.proto\"7\n" +
+	"\x05Crate\x12\x1e\n" +
+	"\x06number\x18\x01 \x01(\tB\x06\xa2\x9f\x19\x02\b\x01R\x06number:\x0e\xa2\x9f\x19\n" +
+	"\n" +
+	"\x06crates\x18\x02\"\x1e\n" +
+	"\x06Weight\x12\x14\n" +
+	"\x05grams\x18\x01 \x01(\x03R\x05grams2\xd2\x01\n" +
 	"\x06Single\x124\n" +
 	"\bOnPlaced\x12\x10.orders.v1.Order\x1a\x16.google.protobuf.Empty\x12=\n" +
 	"\bOnParcel\x12\x11.orders.v1.Parcel\x1a\x16.google.protobuf.Empty\"\x06\xaa\x9f\x19\x02H\x02\x12E\n" +
@@ -46,36 +141,63 @@ const file_handlers_v1_handlers_proto_rawDesc = "" +
 	"\aCareful\x124\n" +
 	"\bOnPlaced\x12\x10.orders.v1.Order\x1a\x16.google.protobuf.Empty\x12F\n" +
 	"\vOnCancelled\x12\x17.orders.v1.Cancellation\x1a\x16.google.protobuf.Empty\"\x06\xaa\x9f\x19\x02H\x01\x1a\x11\xaa\x9f\x19\r\n" +
-	"\acareful\x12\x02H\x02B[ZYgithub.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/handlers/v1;handlersv1b\x06proto3"
+	"\acareful\x12\x02H\x022v\n" +
+	"\x05Clerk\x120\n" +
+	"\x05Weigh\x12\x12.handlers.v1.Crate\x1a\x13.handlers.v1.Weight\x125\n" +
+	"\aDropped\x12\x12.handlers.v1.Crate\x1a\x16.google.protobuf.Empty\x1a\x04\xa2\x9f\x19\x002M\n" +
+	"\x06Scales\x125\n" +
+	"\x05Weigh\x12\x12.handlers.v1.Crate\x1a\x13.handlers.v1.Weight\"\x03\x88\x02\x01\x1a\f\xaa\x9f\x19\b\n" +
+	"\x06scalesB[ZYgithub.com/typedmq/typedmq/protoc-gen-mq/internal/gen/testdata/gen/handlers/v1;handlersv1b\x06proto3"
 
+var (
+	file_handlers_v1_handlers_proto_rawDescOnce sync.Once
+	file_handlers_v1_handlers_proto_rawDescData []byte
+)
+
+func file_handlers_v1_handlers_proto_rawDescGZIP() []byte {
+	file_handlers_v1_handlers_proto_rawDescOnce.Do(func() {
+		file_handlers_v1_handlers_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_handlers_v1_handlers_proto_rawDesc), len(file_handlers_v1_handlers_proto_rawDesc)))
+	})
+	return file_handlers_v1_handlers_proto_rawDescData
+}
+
+var file_handlers_v1_handlers_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_handlers_v1_handlers_proto_goTypes = []any{
-	(*v1.Order)(nil),         // 0: orders.v1.Order
-	(*v1.Parcel)(nil),        // 1: orders.v1.Parcel
-	(*v1.Count)(nil),         // 2: orders.v1.Count
-	(*v1.Order_Payment)(nil), // 3: orders.v1.Order.Payment
-	(*v1.Cancellation)(nil),  // 4: orders.v1.Cancellation
-	(*emptypb.Empty)(nil),    // 5: google.protobuf.Empty
+	(*Crate)(nil),            // 0: handlers.v1.Crate
+	(*Weight)(nil),           // 1: handlers.v1.Weight
+	(*v1.Order)(nil),         // 2: orders.v1.Order
+	(*v1.Parcel)(nil),        // 3: orders.v1.Parcel
+	(*v1.Count)(nil),         // 4: orders.v1.Count
+	(*v1.Order_Payment)(nil), // 5: orders.v1.Order.Payment
+	(*v1.Cancellation)(nil),  // 6: orders.v1.Cancellation
+	(*emptypb.Empty)(nil),    // 7: google.protobuf.Empty
 }
 var file_handlers_v1_handlers_proto_depIdxs = []int32{
-	0, // 0: handlers.v1.Single.OnPlaced:input_type -> orders.v1.Order
-	1, // 1: handlers.v1.Single.OnParcel:input_type -> orders.v1.Parcel
-	2, // 2: handlers.v1.Single.OnCount:input_type -> orders.v1.Count
-	0, // 3: handlers.v1.Bulk.OnPlaced:input_type -> orders.v1.Order
-	3, // 4: handlers.v1.Bulk.OnPaid:input_type -> orders.v1.Order.Payment
-	0, // 5: handlers.v1.Careful.OnPlaced:input_type -> orders.v1.Order
-	4, // 6: handlers.v1.Careful.OnCancelled:input_type -> orders.v1.Cancellation
-	5, // 7: handlers.v1.Single.OnPlaced:output_type -> google.protobuf.Empty
-	5, // 8: handlers.v1.Single.OnParcel:output_type -> google.protobuf.Empty
-	5, // 9: handlers.v1.Single.OnCount:output_type -> google.protobuf.Empty
-	5, // 10: handlers.v1.Bulk.OnPlaced:output_type -> google.protobuf.Empty
-	5, // 11: handlers.v1.Bulk.OnPaid:output_type -> google.protobuf.Empty
-	5, // 12: handlers.v1.Careful.OnPlaced:output_type -> google.protobuf.Empty
-	5, // 13: handlers.v1.Careful.OnCancelled:output_type -> google.protobuf.Empty
-	7, // [7:14] is the sub-list for method output_type
-	0, // [0:7] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	2,  // 0: handlers.v1.Single.OnPlaced:input_type -> orders.v1.Order
+	3,  // 1: handlers.v1.Single.OnParcel:input_type -> orders.v1.Parcel
+	4,  // 2: handlers.v1.Single.OnCount:input_type -> orders.v1.Count
+	2,  // 3: handlers.v1.Bulk.OnPlaced:input_type -> orders.v1.Order
+	5,  // 4: handlers.v1.Bulk.OnPaid:input_type -> orders.v1.Order.Payment
+	2,  // 5: handlers.v1.Careful.OnPlaced:input_type -> orders.v1.Order
+	6,  // 6: handlers.v1.Careful.OnCancelled:input_type -> orders.v1.Cancellation
+	0,  // 7: handlers.v1.Clerk.Weigh:input_type -> handlers.v1.Crate
+	0,  // 8: handlers.v1.Clerk.Dropped:input_type -> handlers.v1.Crate
+	0,  // 9: handlers.v1.Scales.Weigh:input_type -> handlers.v1.Crate
+	7,  // 10: handlers.v1.Single.OnPlaced:output_type -> google.protobuf.Empty
+	7,  // 11: handlers.v1.Single.OnParcel:output_type -> google.protobuf.Empty
+	7,  // 12: handlers.v1.Single.OnCount:output_type -> google.protobuf.Empty
+	7,  // 13: handlers.v1.Bulk.OnPlaced:output_type -> google.protobuf.Empty
+	7,  // 14: handlers.v1.Bulk.OnPaid:output_type -> google.protobuf.Empty
+	7,  // 15: handlers.v1.Careful.OnPlaced:output_type -> google.protobuf.Empty
+	7,  // 16: handlers.v1.Careful.OnCancelled:output_type -> google.protobuf.Empty
+	1,  // 17: handlers.v1.Clerk.Weigh:output_type -> handlers.v1.Weight
+	7,  // 18: handlers.v1.Clerk.Dropped:output_type -> google.protobuf.Empty
+	1,  // 19: handlers.v1.Scales.Weigh:output_type -> handlers.v1.Weight
+	10, // [10:20] is the sub-list for method output_type
+	0,  // [0:10] is the sub-list for method input_type
+	0,  // [0:0] is the sub-list for extension type_name
+	0,  // [0:0] is the sub-list for extension extendee
+	0,  // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_handlers_v1_handlers_proto_init() }
@@ -89,12 +211,13 @@ func file_handlers_v1_handlers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handlers_v1_handlers_proto_rawDesc), len(file_handlers_v1_handlers_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   0,
+			NumMessages:   2,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   5,
 		},
 		GoTypes:           file_handlers_v1_handlers_proto_goTypes,
 		DependencyIndexes: file_handlers_v1_handlers_proto_depIdxs,
+		MessageInfos:      file_handlers_v1_handlers_proto_msgTypes,
 	}.Build()
 	File_handlers_v1_handlers_proto = out.File
 	file_handlers_v1_handlers_proto_goTypes = nil

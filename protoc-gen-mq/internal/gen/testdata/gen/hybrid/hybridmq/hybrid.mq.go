@@ -32,10 +32,11 @@ type HybridsPublisher interface {
 	Sent(ctx context.Context, msg *hybrid.Hybrid, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewHybridsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewHybridsPublisher(client *mq.Client) HybridsPublisher {
+// NewHybridsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewHybridsPublisher(sender mq.Sender) HybridsPublisher {
 	return &hybridsPublisher{
-		sent: mq.NewPublisher(client, HybridTopic()),
+		sent: mq.NewPublisher(sender, HybridTopic()),
 	}
 }
 

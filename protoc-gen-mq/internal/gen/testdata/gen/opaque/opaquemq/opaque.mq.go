@@ -32,10 +32,11 @@ type BoxesPublisher interface {
 	Packed(ctx context.Context, msg *opaque.Box, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewBoxesPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewBoxesPublisher(client *mq.Client) BoxesPublisher {
+// NewBoxesPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewBoxesPublisher(sender mq.Sender) BoxesPublisher {
 	return &boxesPublisher{
-		packed: mq.NewPublisher(client, BoxTopic()),
+		packed: mq.NewPublisher(sender, BoxTopic()),
 	}
 }
 

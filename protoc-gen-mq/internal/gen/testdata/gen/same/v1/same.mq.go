@@ -31,11 +31,12 @@ type ThingsPublisher interface {
 	Shipped(ctx context.Context, msg *ordersv1.Parcel, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewThingsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewThingsPublisher(client *mq.Client) ThingsPublisher {
+// NewThingsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewThingsPublisher(sender mq.Sender) ThingsPublisher {
 	return &thingsPublisher{
-		made: mq.NewPublisher(client, ThingTopic()),
-		shipped: mq.NewPublisher(client, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
+		made: mq.NewPublisher(sender, ThingTopic()),
+		shipped: mq.NewPublisher(sender, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
 			r.Key = strconv.AppendInt(nil, int64(m.GetNumber()), 10)
 		})),
 	}

@@ -26,13 +26,14 @@ type PaymentsPublisher interface {
 	Plain(ctx context.Context, msg *ordersv1.Plain, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewPaymentsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewPaymentsPublisher(client *mq.Client) PaymentsPublisher {
+// NewPaymentsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewPaymentsPublisher(sender mq.Sender) PaymentsPublisher {
 	return &paymentsPublisher{
-		paid: mq.NewPublisher(client, mq.NewTopic("orders.v1.Order.Payment", func(m *ordersv1.Order_Payment, r *mq.Record) {
+		paid: mq.NewPublisher(sender, mq.NewTopic("orders.v1.Order.Payment", func(m *ordersv1.Order_Payment, r *mq.Record) {
 			r.Key = m.GetToken()
 		})),
-		plain: mq.NewPublisher(client, mq.NewTopic[ordersv1.Plain]("orders.v1.Plain", nil)),
+		plain: mq.NewPublisher(sender, mq.NewTopic[ordersv1.Plain]("orders.v1.Plain", nil)),
 	}
 }
 

@@ -18,6 +18,45 @@ import (
 // package, or generate this file anew with the protoc-gen-mq of its version.
 const _ = mq.GeneratedCodeV1
 
+// CrateTopic is the topic "crates".
+func CrateTopic() mq.Topic[*handlersv1.Crate] {
+	return mq.NewTopic("crates", func(m *handlersv1.Crate, r *mq.Record) {
+		r.Key = []byte(m.GetNumber())
+	})
+}
+
+// ClerkPublisher publishes the messages of handlers.v1.Clerk.
+//
+// Clerk asks, and gets an answer.
+type ClerkPublisher interface {
+	// Weigh asks what a crate weighs.
+	Weigh(ctx context.Context, msg *handlersv1.Crate, opts ...mq.PublishOption) (*handlersv1.Weight, error)
+	// Dropped publishes to the topic "crates".
+	Dropped(ctx context.Context, msg *handlersv1.Crate, opts ...mq.PublishOption) (mq.Receipt, error)
+}
+
+// NewClerkPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewClerkPublisher(sender mq.Sender) ClerkPublisher {
+	return &clerkPublisher{
+		weigh:   mq.NewCaller[handlersv1.Weight](sender, CrateTopic()),
+		dropped: mq.NewPublisher(sender, CrateTopic()),
+	}
+}
+
+type clerkPublisher struct {
+	weigh   *mq.Caller[*handlersv1.Crate, *handlersv1.Weight]
+	dropped *mq.Publisher[*handlersv1.Crate]
+}
+
+func (p *clerkPublisher) Weigh(ctx context.Context, msg *handlersv1.Crate, opts ...mq.PublishOption) (*handlersv1.Weight, error) {
+	return p.weigh.Call(ctx, msg, opts...)
+}
+
+func (p *clerkPublisher) Dropped(ctx context.Context, msg *handlersv1.Crate, opts ...mq.PublishOption) (mq.Receipt, error) {
+	return p.dropped.Publish(ctx, msg, opts...)
+}
+
 // SingleConsumer handles the messages of handlers.v1.Single for the group "single".
 type SingleConsumer interface {
 	// OnPlaced handles a message of the topic "orders.placed".
@@ -102,4 +141,22 @@ func RegisterCarefulConsumer(worker *mq.Worker, consumer CarefulConsumer) {
 		RPC:   "handlers.v1.Careful/OnCancelled",
 		File:  handlersv1.File_handlers_v1_handlers_proto,
 	}, consumer.OnCancelled)
+}
+
+// ScalesConsumer handles the messages of handlers.v1.Scales for the group "scales".
+type ScalesConsumer interface {
+	// Weigh handles a call of the topic "crates" and answers it.
+	//
+	// Deprecated: the .proto file says so.
+	Weigh(ctx context.Context, msg *handlersv1.Crate) (*handlersv1.Weight, error)
+}
+
+// RegisterScalesConsumer makes worker hand these messages to consumer, which it calls concurrently.
+func RegisterScalesConsumer(worker *mq.Worker, consumer ScalesConsumer) {
+	mq.HandleCall(worker, mq.Subscription{
+		Group: "scales",
+		Topic: "crates",
+		RPC:   "handlers.v1.Scales/Weigh",
+		File:  handlersv1.File_handlers_v1_handlers_proto,
+	}, consumer.Weigh)
 }

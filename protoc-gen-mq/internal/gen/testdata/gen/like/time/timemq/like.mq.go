@@ -89,15 +89,16 @@ type ThingPublisher interface {
 	Elsewhere(ctx context.Context, msg *thing.Elsewhere, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewThingPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewThingPublisher(client *mq.Client) ThingPublisher {
+// NewThingPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewThingPublisher(sender mq.Sender) ThingPublisher {
 	return &thingPublisher{
-		thingPublisher: mq.NewPublisher(client, ThingPublisherTopic()),
-		newThing:       mq.NewPublisher(client, NewThingPublisherTopic()),
-		hTTPRequest:    mq.NewPublisher(client, HTTPRequestTopic()),
-		httpId:         mq.NewPublisher(client, HttpIdTopic()),
-		innermost:      mq.NewPublisher(client, Outer_MiddleInnerMostTopic()),
-		elsewhere: mq.NewPublisher(client, mq.NewTopic("like.other.Elsewhere", func(m *thing.Elsewhere, r *mq.Record) {
+		thingPublisher: mq.NewPublisher(sender, ThingPublisherTopic()),
+		newThing:       mq.NewPublisher(sender, NewThingPublisherTopic()),
+		hTTPRequest:    mq.NewPublisher(sender, HTTPRequestTopic()),
+		httpId:         mq.NewPublisher(sender, HttpIdTopic()),
+		innermost:      mq.NewPublisher(sender, Outer_MiddleInnerMostTopic()),
+		elsewhere: mq.NewPublisher(sender, mq.NewTopic("like.other.Elsewhere", func(m *thing.Elsewhere, r *mq.Record) {
 			r.Key = strconv.AppendInt(nil, m.GetId(), 10)
 		}), mq.WithTTL(time.Second)),
 	}

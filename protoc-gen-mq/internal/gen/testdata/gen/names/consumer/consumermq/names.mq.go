@@ -48,12 +48,13 @@ type MqPublisher interface {
 	Context(ctx context.Context, msg *consumer2.Topic, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewMqPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewMqPublisher(client *mq.Client) MqPublisher {
+// NewMqPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewMqPublisher(sender mq.Sender) MqPublisher {
 	return &mqPublisher{
-		func_:   mq.NewPublisher(client, StringTopic()),
-		type_:   mq.NewPublisher(client, NilTopic()),
-		context: mq.NewPublisher(client, TopicTopic()),
+		func_:   mq.NewPublisher(sender, StringTopic()),
+		type_:   mq.NewPublisher(sender, NilTopic()),
+		context: mq.NewPublisher(sender, TopicTopic()),
 	}
 }
 

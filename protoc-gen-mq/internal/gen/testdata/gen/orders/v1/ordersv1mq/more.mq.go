@@ -22,10 +22,11 @@ type MoreOrdersPublisher interface {
 	Shipped(ctx context.Context, msg *ordersv1.Parcel, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewMoreOrdersPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewMoreOrdersPublisher(client *mq.Client) MoreOrdersPublisher {
+// NewMoreOrdersPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewMoreOrdersPublisher(sender mq.Sender) MoreOrdersPublisher {
 	return &moreOrdersPublisher{
-		shipped: mq.NewPublisher(client, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
+		shipped: mq.NewPublisher(sender, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
 			r.Key = strconv.AppendInt(nil, int64(m.GetNumber()), 10)
 		})),
 	}

@@ -93,14 +93,15 @@ type OrdersPublisher interface {
 	Counted(ctx context.Context, msg *ordersv1.Count, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewOrdersPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewOrdersPublisher(client *mq.Client) OrdersPublisher {
+// NewOrdersPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewOrdersPublisher(sender mq.Sender) OrdersPublisher {
 	return &ordersPublisher{
-		placed:    mq.NewPublisher(client, OrderTopic()),
-		paid:      mq.NewPublisher(client, Order_PaymentTopic()),
-		shipped:   mq.NewPublisher(client, ParcelTopic()),
-		cancelled: mq.NewPublisher(client, CancellationTopic()),
-		counted:   mq.NewPublisher(client, CountTopic()),
+		placed:    mq.NewPublisher(sender, OrderTopic()),
+		paid:      mq.NewPublisher(sender, Order_PaymentTopic()),
+		shipped:   mq.NewPublisher(sender, ParcelTopic()),
+		cancelled: mq.NewPublisher(sender, CancellationTopic()),
+		counted:   mq.NewPublisher(sender, CountTopic()),
 	}
 }
 
@@ -142,12 +143,13 @@ type OldPublisher interface {
 	Listed(ctx context.Context, msg *ordersv1.Plain, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewOldPublisher returns a publisher that sends through client. It is safe for concurrent use.
+// NewOldPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
 //
 // Deprecated: the .proto file says so.
-func NewOldPublisher(client *mq.Client) OldPublisher {
+func NewOldPublisher(sender mq.Sender) OldPublisher {
 	return &oldPublisher{
-		listed: mq.NewPublisher(client, PlainTopic()),
+		listed: mq.NewPublisher(sender, PlainTopic()),
 	}
 }
 

@@ -53,13 +53,14 @@ type JobsPublisher interface {
 	Listed(ctx context.Context, msg *timedv1.List, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewJobsPublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewJobsPublisher(client *mq.Client) JobsPublisher {
+// NewJobsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewJobsPublisher(sender mq.Sender) JobsPublisher {
 	return &jobsPublisher{
-		added:   mq.NewPublisher(client, JobTopic()),
-		later:   mq.NewPublisher(client, JobTopic(), mq.WithDelay(90*time.Minute), mq.WithTTL(time.Hour)),
-		counted: mq.NewPublisher(client, CountTopic(), mq.WithTTL(1500001*time.Nanosecond)),
-		listed:  mq.NewPublisher(client, ListTopic(), mq.WithDelay(87672*time.Hour)),
+		added:   mq.NewPublisher(sender, JobTopic()),
+		later:   mq.NewPublisher(sender, JobTopic(), mq.WithDelay(90*time.Minute), mq.WithTTL(time.Hour)),
+		counted: mq.NewPublisher(sender, CountTopic(), mq.WithTTL(1500001*time.Nanosecond)),
+		listed:  mq.NewPublisher(sender, ListTopic(), mq.WithDelay(87672*time.Hour)),
 	}
 }
 
