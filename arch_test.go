@@ -40,7 +40,9 @@ var architecture = map[string][]string{
 	"schemas": {"std"},
 
 	// The SDK: connect, protobuf and our schemas, nothing else, whatever happens.
-	"runtime/mq": {schemas, protobuf, connect},
+	"runtime/mq": {"internal/hook", schemas, protobuf, connect},
+	// What mqtest puts in the SDK's place.
+	"internal/hook": {"std"},
 	// What weighs more is imported by who wants it: what an interceptor makes of OpenTelemetry, and of protovalidate.
 	"runtime/mq/mqotel":     {"runtime/mq", "go.opentelemetry.io/otel"},
 	"runtime/mq/mqvalidate": {"runtime/mq", "buf.build/go/protovalidate", protobuf, connect},
@@ -63,7 +65,7 @@ var architecture = map[string][]string{
 	"sidecar/internal/sim":                 {"sidecar/internal/broker", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/mutant", "internal/topic", schemas, protobuf, "github.com/cockroachdb/pebble/v2/vfs"},
 	"sidecar/internal/config":              {"go.yaml.in/yaml/v3", "github.com/agext/levenshtein"},
 	"sidecar":                              {"sidecar/internal", connect},
-	"sidecar/mqtest":                       {"runtime/mq", "sidecar/internal", schemas, protobuf, connect},
+	"sidecar/mqtest":                       {"runtime/mq", "internal/hook", "sidecar/internal", schemas, protobuf, connect},
 	"sidecar/cmd/mq":                       {"sidecar", "internal/topic", "schemas", "github.com/bufbuild/protocompile", "sidecar/internal/config", "sidecar/internal/telemetry", schemas, protobuf, connect, "github.com/spf13/cobra", "github.com/spf13/pflag"},
 
 	// What users would write.
@@ -156,7 +158,7 @@ func permitted(allowed []string, imp string) bool {
 func TestSDKClosure(t *testing.T) {
 	for _, p := range list(t, "-deps", "./runtime/mq") {
 		ok := p.Standard || strings.HasPrefix(p.ImportPath, connect) || strings.HasPrefix(p.ImportPath, protobuf) ||
-			strings.HasPrefix(p.ImportPath, module+"/schemas/gen/") || strings.HasPrefix(p.ImportPath, module+"/runtime/")
+			strings.HasPrefix(p.ImportPath, module+"/schemas/gen/") || strings.HasPrefix(p.ImportPath, module+"/runtime/") || p.ImportPath == module+"/internal/hook"
 		if !ok {
 			t.Errorf("runtime/mq depends on %s", p.ImportPath)
 		}

@@ -2,19 +2,20 @@ package typedmq_test
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bufbuild/protocompile"
 	"google.golang.org/protobuf/reflect/protoreflect"
-
-	"github.com/typedmq/typedmq/internal/topic"
 )
 
 var update = flag.Bool("update", false, "write docs/reference.md anew")
@@ -201,39 +202,91 @@ func TestCodeInDocs(t *testing.T) {
 	}
 }
 
-var protoBlock = regexp.MustCompile("(?s)```proto\n(.*?)```")
+// A block that is a file begins with its path in a comment.
+var fileBlock = regexp.MustCompile("(?s)```(?:proto|yaml|go)\n(?:#|//) ([a-z0-9_./]+)\n(.*?)```")
 
-// TestProtoInGuide: the two files of the guide compile and their annotations are right.
-func TestProtoInGuide(t *testing.T) {
+// guideModule is the module that the guide makes.
+const guideModule = "example.com/air"
+
+// TestGuide does what the guide says: its files, as they stand, are linted, generated from and compiled, and a change that breaks somebody is refused. Needs what
+// tools/go.mod lists. The buf files are those of mq init.
+func TestGuide(t *testing.T) {
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
 	text, err := os.ReadFile("docs/guide.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := protoBlock.FindAllSubmatch(text, -1)
-	if len(blocks) != 2 {
-		t.Fatalf("the guide has %d blocks of proto, not 2", len(blocks))
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		name = filepath.Join(dir, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	const head = "syntax = \"proto3\";\npackage air.rebooking.v1;\nimport \"air/flights/v1/flights.proto\";\nimport \"google/protobuf/empty.proto\";\nimport \"mq/v1/options.proto\";\n"
-	options, err := os.ReadFile("schemas/mq/v1/options.proto")
+	read := func(name string) string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.FromSlash(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	run := func(name string, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+
+	files := map[string]string{}
+	for _, block := range fileBlock.FindAllSubmatch(text, -1) {
+		name, content := string(block[1]), string(block[2])
+		files[name] = content
+		write(name, content)
+	}
+	want := []string{
+		"buf.gen.yaml", "buf.yaml", "consumer/main.go", "proto/air/flights/v1/flights.proto", "proto/air/rebooking/v1/rebooking.proto", "publisher/main.go",
+	}
+	if got := slices.Sorted(maps.Keys(files)); !slices.Equal(got, want) {
+		t.Fatalf("the guide has the files %q, not %q", got, want)
+	}
+	for _, name := range []string{"buf.yaml", "buf.gen.yaml"} {
+		if template := strings.ReplaceAll(read("sidecar/cmd/mq/template/"+name+".tmpl"), "{{.Module}}", guideModule); files[name] != template {
+			t.Errorf("%s of the guide is not that of mq init, which is\n%s", name, template)
+		}
+	}
+	write("third_party/mq/v1/options.proto", read("schemas/mq/v1/options.proto"))
+	mod := strings.Replace(read("go.mod"), "module "+module+"\n", "module "+guideModule+"\n", 1)
+	mod += "\nrequire " + module + " v0.0.0\n\nreplace " + module + " => " + root + "\n\ntool (\n\t" + module + "/buf-plugin-mq\n\t" + module +
+		"/protoc-gen-mq\n\tgoogle.golang.org/protobuf/cmd/protoc-gen-go\n)\n"
+	write("go.mod", mod)
+	write("go.sum", read("go.sum"))
+
+	out, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "-n", "buf").Output()
 	if err != nil {
+		t.Fatalf("build buf: %v", err)
+	}
+	buf := strings.TrimSpace(string(out))
+	for _, command := range [][]string{{buf, "lint"}, {buf, "generate"}, {"go", "vet", "./..."}, {buf, "breaking", "--against", "."}} {
+		if out, err := run(command[0], command[1:]...); err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
+		}
+	}
+
+	const flights = "proto/air/flights/v1/flights.proto"
+	if err := os.CopyFS(filepath.Join(dir, "before"), os.DirFS(filepath.Join(dir, "proto"))); err != nil {
 		t.Fatal(err)
 	}
-	compiler := protocompile.Compiler{
-		Resolver: protocompile.WithStandardImports(&protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(map[string]string{
-			"mq/v1/options.proto": string(options), "air/flights/v1/flights.proto": string(blocks[0][1]), "air/rebooking.proto": head + string(blocks[1][1]),
-		})}),
-		SourceInfoMode: protocompile.SourceInfoStandard,
-	}
-	linked, err := compiler.Compile(t.Context(), "air/flights/v1/flights.proto", "air/rebooking.proto")
-	if err != nil {
+	if err := os.CopyFS(filepath.Join(dir, "before"), os.DirFS(filepath.Join(dir, "third_party"))); err != nil {
 		t.Fatal(err)
 	}
-	var files []protoreflect.FileDescriptor
-	for _, f := range linked {
-		files = append(files, f)
-	}
-	set, faults := topic.Load(files)
-	if len(faults) > 0 || len(set.Topics) != 1 || len(set.Subscriptions) != 1 {
-		t.Errorf("%d topics, %d subscriptions, faults:\n%v", len(set.Topics), len(set.Subscriptions), faults)
+	write(flights, strings.Replace(files[flights], `"flights.departed"`, `"departures"`, 1))
+	if out, err := run(buf, "breaking", "--against", "before"); err == nil || !strings.Contains(out, `topic "flights.departed": name`) {
+		t.Errorf("buf breaking of a topic with another name: %v\n%s", err, out)
 	}
 }

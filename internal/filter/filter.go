@@ -31,6 +31,7 @@ type Filter struct {
 	program      cel.Program
 	adapter      types.Adapter
 	needsMessage bool
+	headers      []string
 }
 
 // Input is one message as a filter sees it. Every part is read only if the expression uses it.
@@ -91,6 +92,7 @@ func (c *Compiler) Compile(expr string, msg protoreflect.MessageDescriptor) (*Fi
 		program:      program,
 		adapter:      env.CELTypeAdapter(),
 		needsMessage: reads(checked, varMessage),
+		headers:      headerNames(checked),
 	}, nil
 }
 
@@ -99,6 +101,9 @@ func (f *Filter) String() string { return f.expr }
 
 // NeedsMessage tells whether the expression reads msg. If it does not, Input.Message is never called.
 func (f *Filter) NeedsMessage() bool { return f.needsMessage }
+
+// HeaderNames returns the headers that the expression names in its text, sorted. The caller does not change the slice.
+func (f *Filter) HeaderNames() []string { return f.headers }
 
 // Match decides about one message. A header that the message does not have makes the result false, whatever the rest of the
 // expression says, unless the rest decides alone or has() asks for the header. A failure at run time, such as a

@@ -411,3 +411,24 @@ func BenchmarkCompile(b *testing.B) {
 		}
 	}
 }
+
+// TestHeaderNames: however a header is named, and only headers.
+func TestHeaderNames(t *testing.T) {
+	d := flight(t)
+	for expr, want := range map[string]string{
+		`headers["a"] == "x" && headers.b == "y" && has(headers.c) && "d" in headers && headers["a"] != ""`: "a b c d",
+		`msg.origin == "a" && key == "b"`:                                     "",
+		`headers[msg.origin] == "x"`:                                          "",
+		`headers.exists(h, h == "a")`:                                         "",
+		`msg.legs.exists(l, headers["in"] == l.to && l.to in headers)`:        "in",
+		`"destination" in msg.labels && {"x": "y"}["x"] == headers["really"]`: "really",
+	} {
+		f, err := filter.Compile(expr, d)
+		if err != nil {
+			t.Fatalf("%s: %v", expr, err)
+		}
+		if got := strings.Join(f.HeaderNames(), " "); got != want {
+			t.Errorf("%s names %q, should be %q", expr, got, want)
+		}
+	}
+}

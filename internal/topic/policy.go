@@ -121,7 +121,10 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 	if own.options != nil && own.options.Filter != nil {
 		from = own
 	}
-	_, err := l.filters.Compile(s.Filter, s.Topic.Message)
+	compiled, err := l.filters.Compile(s.Filter, s.Topic.Message)
+	if err == nil {
+		s.FilterHeaders = compiled.HeaderNames()
+	}
 	var e *filter.Error
 	if errors.As(err, &e) {
 		where := ""

@@ -65,7 +65,12 @@ var settings = []setting{
 	{"batch.max_wait", path(subscribeBatch, 2), batch(func(b *Batch) string { return readable(b.MaxWait) })},
 	{"batch.max_bytes", path(subscribeBatch, 3), batch(func(b *Batch) string { return fmt.Sprint(b.MaxBytes) })},
 	{"start_from", path(8), func(s *Subscription) string { return s.StartFrom.String() }},
-	{"handler", path(9), func(s *Subscription) string { return s.Handler.String() }},
+	{"handler", path(subscribeHandler), func(s *Subscription) string {
+		if s.Batch != nil {
+			return "batch"
+		}
+		return s.Handler.String()
+	}},
 	{"dead_letter_expired", path(10), func(s *Subscription) string { return fmt.Sprint(s.DeadLetterExpired) }},
 }
 
@@ -93,11 +98,15 @@ func (s *Set) Settings(sub *Subscription) []Setting {
 	out := make([]Setting, 0, len(settings))
 	for _, w := range settings {
 		v := Setting{Name: w.name, Value: w.show(sub)}
+		by := w.path
+		if by[0] == subscribeHandler && sub.Batch != nil {
+			by = path(subscribeBatch) // a batch is what makes it a handler of batches
+		}
 		switch {
-		case said.own.sets(w.path):
-			v.From, v.Place = FromRPC, said.own.place.at(w.path...).fault("", "")
-		case said.defaults.sets(w.path):
-			v.From, v.Place = FromService, said.defaults.place.at(w.path...).fault("", "")
+		case said.own.sets(by):
+			v.From, v.Place = FromRPC, said.own.place.at(by...).fault("", "")
+		case said.defaults.sets(by):
+			v.From, v.Place = FromService, said.defaults.place.at(by...).fault("", "")
 		}
 		out = append(out, v)
 	}

@@ -44,7 +44,7 @@ service S {
 		"retry.backoff_coefficient=2 default", "retry.jitter=0 service", "dead_letter.disabled=false default", "dead_letter.hold_key=false rpc",
 		"dead_letter.retention=for ever default", "max_in_flight=64 default", "processing_timeout=5m default", "lease=7s service",
 		"batch.max_messages=5 service", "batch.max_wait=0s default", "batch.max_bytes=1048576 default", "start_from=latest service",
-		"handler=simple default", "dead_letter_expired=false default",
+		"handler=batch service", "dead_letter_expired=false default",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

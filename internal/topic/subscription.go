@@ -27,9 +27,11 @@ type Subscription struct {
 	Group string
 	Topic *Topic
 	// Filter is a CEL expression that compiles, or empty.
-	Filter     string
-	Retry      Retry
-	DeadLetter DeadLetter
+	Filter string
+	// FilterHeaders are the headers that Filter names in its text, sorted.
+	FilterHeaders []string
+	Retry         Retry
+	DeadLetter    DeadLetter
 	// MaxInFlight bounds the unsettled messages at one consumer.
 	MaxInFlight uint32
 	// ProcessingTimeout bounds one call of the handler.

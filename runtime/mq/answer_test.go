@@ -49,18 +49,27 @@ func TestAnswers(t *testing.T) {
 		"an error of Connect": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
 			return nil, connect.NewError(connect.CodePermissionDenied, boom)
 		}, "answer 7 inbox permission_denied  boom", "retry permission_denied: boom"},
-		"permanent": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { return nil, Permanent(boom) },
+		"permanent": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			return nil, Permanent(boom)
+		},
 			"answer 7 inbox unknown  boom", "reject PERMANENT boom"},
 		"retry after": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
 			return nil, RetryAfter(boom, time.Second)
 		}, "retry boom after 1s", "retry boom after 1s"},
-		"snooze": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { return nil, Snooze(time.Second) },
+		"snooze": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			return nil, Snooze(time.Second)
+		},
 			"snooze 1s", "snooze 1s"},
-		"skip": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { return nil, Skip("boring") },
+		"skip": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			return nil, Skip("boring")
+		},
 			"answer 7 inbox unknown  skipped: boring", "skip boring"},
 		"a panic": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { panic("bang") },
 			"answer 7 inbox internal  panic: bang", "retry panic: bang"},
-		"goexit": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { runtime.Goexit(); return nil, nil },
+		"goexit": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			runtime.Goexit()
+			return nil, nil
+		},
 			"answer 7 inbox internal  the handler ended its goroutine", "retry the handler ended its goroutine"},
 		"neither": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { return nil, nil },
 			"answer 7 inbox internal BAD_MESSAGE the handler returned neither an answer nor an error",

@@ -144,10 +144,11 @@ func (s *session) fillLocked() []*delivery {
 		return nil
 	}
 	// Of more than the credit, nothing comes before something is settled: waiting would be for nothing.
+	clock := s.consumer.worker.client.hooks.Clock
 	full := waiting.count >= min(bounds.messages, s.roomLocked()) || waiting.bytes >= bounds.bytes
-	if left := bounds.wait - time.Since(waiting.oldest()); !full && left > 0 {
+	if left := bounds.wait - clock.Now().Sub(waiting.oldest()); !full && left > 0 {
 		if s.state.filling == nil {
-			s.state.filling = time.AfterFunc(left, s.batchIsDue)
+			s.state.filling = clock.AfterFunc(left, s.batchIsDue)
 		} else {
 			s.state.filling.Reset(left)
 		}
@@ -171,6 +172,14 @@ func (s *session) fillLocked() []*delivery {
 		}
 	}
 	return all
+}
+
+// parkLocked notes how many messages wait for a batch to be due, and for nothing else.
+func (s *session) parkLocked(n int) {
+	if n != s.state.parked {
+		s.consumer.worker.client.hooks.Waiting(n - s.state.parked)
+		s.state.parked = n
+	}
 }
 
 // batchIsDue is called when the first message that waits for a batch to be filled has waited long enough.

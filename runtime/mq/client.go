@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/typedmq/typedmq/internal/hook"
 	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 )
 
@@ -15,6 +16,7 @@ type Client struct {
 	broker brokerv1connect.BrokerServiceClient
 	name   string
 	log    *slog.Logger
+	hooks  hook.Hooks
 
 	// The client's life, in which its goroutine runs and its connections are open.
 	ctx context.Context
@@ -45,8 +47,9 @@ func newClient(
 	end context.CancelCauseFunc,
 	broker brokerv1connect.BrokerServiceClient,
 	options clientOptions,
+	hooks hook.Hooks,
 ) *Client {
-	c := &Client{broker: broker, name: options.name, log: options.logger, ctx: life, end: end}
+	c := &Client{broker: broker, name: options.name, log: options.logger, hooks: hooks, ctx: life, end: end}
 	c.encodings.New = func() any { return new([]byte) }
 	c.topics.byName = make(map[topicKey]*topic)
 	c.beside.running = make(map[*Pending]chan struct{})

@@ -54,6 +54,22 @@ func newFileSet(root protoreflect.FileDescriptor) (*fileSet, error) {
 	return &fileSet{hash: hash[:], descriptors: set}, nil
 }
 
+// fileSet is newFileSet, once for a file if the results are to be kept.
+func (c *Client) fileSet(root protoreflect.FileDescriptor) (*fileSet, error) {
+	if c.hooks.FileSets == nil {
+		return newFileSet(root)
+	}
+	if set, ok := c.hooks.FileSets.Load(root); ok {
+		return set.(*fileSet), nil
+	}
+	set, err := newFileSet(root)
+	if err != nil {
+		return nil, err
+	}
+	c.hooks.FileSets.Store(root, set)
+	return set, nil
+}
+
 func badDescriptors(format string, args ...any) error {
 	return &Error{Code: connect.CodeInvalidArgument, Reason: "BAD_DESCRIPTORS", Message: fmt.Sprintf(format, args...)}
 }
@@ -99,7 +115,7 @@ func newTopicState(c *Client, name string, message protoreflect.MessageDescripto
 		message:    message.FullName(),
 		descriptor: message,
 		client:     c,
-		files:      sync.OnceValues(func() (*fileSet, error) { return newFileSet(message.ParentFile()) }),
+		files:      sync.OnceValues(func() (*fileSet, error) { return c.fileSet(message.ParentFile()) }),
 		turn:       make(chan struct{}, 1),
 	}
 }

@@ -53,7 +53,7 @@ func (s *session) accept(slices []*brokerv1.Slice) error {
 	defer s.consumer.mu.Unlock()
 	s.state.open += len(all)
 	batches := s.consumer.subscription.style == inBatches
-	now := time.Now()
+	now := s.consumer.worker.client.hooks.Clock.Now()
 	for _, d := range all {
 		if batches {
 			d.size, d.arrived = payloadBytes(d.encoding), now
@@ -113,11 +113,11 @@ func payloadBytes(encoding []byte) int {
 // startLocked starts handlers while there is room for them, and gives back what may not wait. It is called when deliveries come, when a
 // handler returns, when a batch has waited long enough, and when draining begins.
 func (s *session) startLocked() {
-	c := s.consumer
+	c, filling := s.consumer, false
 	for !s.state.draining && c.mu.running < s.limit {
 		if c.subscription.style == inBatches {
 			all := s.fillLocked()
-			if all == nil {
+			if filling = all == nil; filling {
 				break
 			}
 			s.holdLocked(all...)
@@ -136,6 +136,11 @@ func (s *session) startLocked() {
 		d.settled = true
 		s.reportLocked(d.token, release())
 	}
+	if !filling {
+		s.parkLocked(0)
+		return
+	}
+	s.parkLocked(s.state.waiting.count)
 }
 
 // holdLocked notes that a handler is called with these deliveries.

@@ -16,6 +16,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/typedmq/typedmq/internal/hook"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 )
@@ -56,7 +57,7 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 		end(err)
 		return nil, err
 	}
-	return newClient(life, end, broker, options), nil
+	return newClient(life, end, broker, options, hook.From(ctx)), nil
 }
 
 // await returns nil as soon as the sidecar answers, whatever it answers to a declaration of nothing.

@@ -30,7 +30,7 @@ const (
 
 // declareSubscriptions declares subscriptions of one file once and returns their policies.
 func (c *Client) declareSubscriptions(ctx context.Context, subscriptions []*subscription) ([]policy, error) {
-	files, err := newFileSet(subscriptions[0].File)
+	files, err := c.fileSet(subscriptions[0].File)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,8 @@ type Publisher[M proto.Message] struct {
 // NewPublisher returns a publisher of the topic whose messages go to the sender. With a [Client], the topic is declared at the first Publish.
 // Defaults apply to each message before the options of its Publish call, which take their place. A call's [WithDeliverAt] also takes that of a
 // [WithDelay] here, as does the field of a message that is annotated as deliver_at, if it is set.
+//
+// Generated code makes one for each rpc, with the defaults that the rpc has; one that is made of a topic alone has those given here.
 func NewPublisher[M proto.Message](sender Sender, t Topic[M], defaults ...PublishOption) *Publisher[M] {
 	p := &Publisher[M]{sender: sender, describe: t.describe, defaults: defaults}
 	if client, ok := sender.(*Client); ok {

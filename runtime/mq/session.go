@@ -11,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/typedmq/typedmq/internal/hook"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
 
@@ -52,7 +53,8 @@ type session struct {
 		open     int  // deliveries whose outcome the sidecar has not confirmed
 		early    int  // deliveries that their handlers settled themselves, and have not returned from
 		waiting  waiting
-		filling  *time.Timer // for a batch that is not full; nil until one was
+		filling  hook.Timer // for a batch that is not full; nil until one was
+		parked   int        // deliveries that wait for filling alone
 		outcomes outcomes
 		answers  map[string]chan error // by token: handlers that wait for what becomes of their outcome
 	}
@@ -107,6 +109,7 @@ func (c *consumer) session(l life) (joined bool, err error) {
 	if s.state.filling != nil {
 		s.state.filling.Stop()
 	}
+	s.parkLocked(0)
 	joined = s.state.joined
 	c.mu.Unlock()
 	interrupt(ErrLeaseLost)

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/typedmq/typedmq/sidecar/internal/schema"
 )
 
 // AssertPublished fails the test unless the messages of T's topic are those, in that order.
@@ -15,7 +17,8 @@ func AssertPublished[T proto.Message](t testing.TB, s *Sidecar, want ...T) {
 	assertSame(t, fmt.Sprintf("published to %q", TopicOf[T]()), Values(Published[T](s)), want)
 }
 
-// AssertDeadLetters fails the test unless the messages of T's topic that the group gave up on are those, in the order of their deaths.
+// AssertDeadLetters fails the test unless the messages of T's topic that the group gave up on are those, in the order of their deaths. A group that does not consume the
+// topic fails it too, see [DeadLetters].
 func AssertDeadLetters[T proto.Message](t testing.TB, s *Sidecar, group string, want ...T) {
 	t.Helper()
 	var got []T
@@ -39,7 +42,7 @@ func AssertNoDeadLetters(t testing.TB, s *Sidecar) {
 	}
 }
 
-// assertSame compares messages as protobuf does, and shows both lists where they differ.
+// assertSame compares messages as protobuf does, and shows both lists where they differ, without their sensitive fields.
 func assertSame[T proto.Message](t testing.TB, what string, got, want []T) {
 	t.Helper()
 	same := len(got) == len(want)
@@ -47,17 +50,27 @@ func assertSame[T proto.Message](t testing.TB, what string, got, want []T) {
 		same = proto.Equal(got[i], want[i])
 	}
 	if !same {
-		t.Errorf("%s:\n got %s\nwant %s", what, show(got), show(want))
+		shown, hid := show(got)
+		wanted, hidToo := show(want)
+		note := ""
+		if hid || hidToo {
+			note = "\n(sensitive fields are compared and not shown)"
+		}
+		t.Errorf("%s:\n got %s\nwant %s%s", what, shown, wanted, note)
 	}
 }
 
-func show[T proto.Message](all []T) string {
+// show prints messages without their sensitive fields, and tells whether one had any.
+func show[T proto.Message](all []T) (text string, hid bool) {
 	if len(all) == 0 {
-		return "nothing"
+		return "nothing", false
 	}
 	var b strings.Builder
 	for _, m := range all {
-		fmt.Fprintf(&b, "\n\t{%s}", strings.Join(strings.Fields(prototext.MarshalOptions{}.Format(m)), " "))
+		public := proto.CloneOf(m)
+		schema.ClearSensitive(public.ProtoReflect())
+		hid = hid || !proto.Equal(public, m)
+		fmt.Fprintf(&b, "\n\t{%s}", strings.Join(strings.Fields(prototext.MarshalOptions{}.Format(public)), " "))
 	}
-	return b.String()
+	return b.String(), hid
 }

@@ -3,6 +3,7 @@ package mqtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"connectrpc.com/connect"
@@ -18,7 +19,8 @@ type Step int
 const (
 	// BeforePublish: the message has arrived, nothing is stored. The SDK sends it again.
 	BeforePublish Step = iota + 1
-	// AfterPublish: the message is stored, its publisher does not know. The SDK sends it again, so it is stored twice.
+	// AfterPublish: the message is stored, its publisher does not know. The SDK sends it again, so it is stored twice. A handler that had it by then has it once more, if
+	// its outcome was not stored yet.
 	AfterPublish
 	// BeforeDelivery: the message is leased to a consumer and was not sent. It is delivered after the restart.
 	BeforeDelivery
@@ -28,12 +30,31 @@ const (
 	AfterSettle
 )
 
+// String is the step in words.
+func (s Step) String() string {
+	if names := [...]string{"before publish", "after publish", "before delivery", "before settle", "after settle"}; s >= BeforePublish && int(s) <= len(names) {
+		return names[s-1]
+	}
+	return fmt.Sprintf("Step(%d)", int(s))
+}
+
 // CrashAt makes the sidecar crash the next time that a message is at that step, once, and start again on what it had stored. Clients reconnect by themselves, and calls
-// that wait for an answer go on; no attempt is used.
+// that wait for an answer go on; no attempt is used. A crash that has not happened at the end of the test, or at the next CrashAt, fails the test: it has tested nothing.
 func (s *Sidecar) CrashAt(step Step) {
+	s.t.Helper()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	missed := s.mu.crashAt
 	s.mu.crashAt = step
+	s.mu.Unlock()
+	s.checkCrashed(missed)
+}
+
+// checkCrashed fails the test if a crash was still to come at a step, 0 for none.
+func (s *Sidecar) checkCrashed(missed Step) {
+	s.t.Helper()
+	if missed != 0 && !s.t.Failed() {
+		s.t.Errorf("mqtest: the crash %v did not happen: no message was at that step after CrashAt", missed)
+	}
 }
 
 // errCrashed is what a call returns whose sidecar is gone; nobody gets to see it.
@@ -77,9 +98,12 @@ func (c *calls) awaitAnswers(ctx context.Context) {
 	for {
 		seen := c.changes.seen()
 		c.mu.Lock()
-		n := c.mu.publishing
+		n, clients := c.mu.publishing, c.mu.clients
 		c.mu.Unlock()
 		if n == 0 {
+			for _, client := range clients {
+				_ = client.Flush(ctx) // an answer that was sent may not have arrived
+			}
 			return
 		}
 		select {
@@ -94,6 +118,14 @@ func (c *calls) awaitAnswers(ctx context.Context) {
 func (c *calls) publishing(n int) {
 	c.mu.Lock()
 	c.mu.publishing += n
+	c.mu.Unlock()
+	c.changes.note()
+}
+
+// settling notes that a call that settles came or was answered: what it settles is stored before AfterSettle.
+func (c *calls) settling(n int) {
+	c.mu.Lock()
+	c.mu.settling += n
 	c.mu.Unlock()
 	c.changes.note()
 }
@@ -117,11 +149,15 @@ func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			return err
 		}
 		switch m := r.Any().(type) {
+		case *brokerv1.DeclareRequest:
+			recall(m)
 		case *brokerv1.PublishRequest:
 			c.publishing(+1)
 			defer c.publishing(-1)
 			return answer, c.around(ctx, BeforePublish, AfterPublish, do)
 		case *brokerv1.SettleRequest:
+			c.settling(+1)
+			defer c.settling(-1)
 			if c.options.duplicate {
 				c.dropFirst(m)
 			}
@@ -210,12 +246,12 @@ func (w *stream) left() {
 	}
 }
 
-// count notes that consumers came or went.
-func (s *Sidecar) count(of subscription, n int) {
-	s.mu.Lock()
-	s.mu.joined[of] += n
-	s.mu.Unlock()
-	s.changes.note()
+// count notes that consumers of the run came or went.
+func (c *calls) count(of subscription, n int) {
+	c.mu.Lock()
+	c.run.joined[of] += n
+	c.mu.Unlock()
+	c.changes.note()
 }
 
 // sent notes which message each lease is of.

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/typedmq/typedmq/internal/hook"
 )
 
 // clock stands still until set. It implements broker.Clock.
@@ -58,6 +60,31 @@ func (c *clock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 		return i >= 0
 	}
 }
+
+// clientClock is the clock as a client sees it.
+type clientClock struct{ *clock }
+
+// AfterFunc implements hook.Clock.
+func (c clientClock) AfterFunc(d time.Duration, f func()) hook.Timer {
+	return &clientTimer{c.clock, f, c.clock.AfterFunc(d, f)}
+}
+
+// clientTimer implements hook.Timer. Its methods are called by one goroutine at a time.
+type clientTimer struct {
+	clock *clock
+	f     func()
+	stop  func() bool
+}
+
+// Reset implements hook.Timer.
+func (t *clientTimer) Reset(d time.Duration) bool {
+	active := t.stop()
+	t.stop = t.clock.AfterFunc(d, t.f)
+	return active
+}
+
+// Stop implements hook.Timer.
+func (t *clientTimer) Stop() bool { return t.stop() }
 
 // next is the instant of the first timer that is due by limit.
 func (c *clock) next(limit time.Time) (at time.Time, ok bool) {

@@ -16,8 +16,8 @@
 // There are no ports, no files and nothing shared: tests run in parallel, inside and outside of testing/synctest. What the sidecar and the SDK log is shown if the
 // test fails.
 //
-// The test's clock is the sidecar's: when delays, retries, time to live and retention are due. What the SDK itself measures runs in real time: how
-// long a handler takes, and the short wait before it connects again after a crash. In a testing/synctest bubble that is the bubble's time.
+// The test's clock is the sidecar's: when delays, retries, time to live and retention are due. It is also what batches wait by for their max_wait. What else the SDK
+// measures runs in real time: how long a handler takes, and the short wait before it connects again after a crash. In a testing/synctest bubble that is the bubble's time.
 package mqtest
 
 import (
@@ -31,6 +31,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/typedmq/typedmq/internal/hook"
 	"github.com/typedmq/typedmq/runtime/mq"
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
 	"github.com/typedmq/typedmq/sidecar/internal/cluster/memcluster"
@@ -63,11 +64,11 @@ type Sidecar struct {
 		crashes    sync.WaitGroup
 		crashing   int
 		publishing int // publishes that are not answered
+		settling   int // calls that settle and are not answered
 		clients    []*mq.Client
 		workers    []*worker
-		joined     map[subscription]int // consumers that were told so
-		deliveries map[string]delivery  // by lease token
-		repeated   map[delivery]bool    // whose first outcome was dropped
+		deliveries map[string]delivery // by lease token
+		repeated   map[delivery]bool   // whose first outcome was dropped
 	}
 }
 
@@ -112,7 +113,6 @@ func New(t testing.TB, opts ...Option) *Sidecar {
 	s.clock = newClock(s.options.start)
 	s.store, s.members = memengine.New(), memcluster.New()
 	s.life, s.end = context.WithCancel(context.WithoutCancel(t.Context()))
-	s.mu.joined = make(map[subscription]int)
 	s.mu.deliveries = make(map[string]delivery)
 	s.mu.repeated = make(map[delivery]bool)
 	var protocols http.Protocols
@@ -138,7 +138,8 @@ func (s *Sidecar) Client() *mq.Client { return s.client }
 func (s *Sidecar) Dial(opts ...mq.Option) *mq.Client {
 	s.t.Helper()
 	all := append([]mq.Option{mq.WithLogger(s.log), mq.WithClientName(s.t.Name())}, opts...)
-	c, err := mq.Dial(s.t.Context(), append(all, mq.WithAddress("http://mqtest"), mq.WithHTTPClient(s.http))...)
+	c, err := mq.Dial(hook.With(s.t.Context(), hook.Hooks{Clock: clientClock{s.clock}, Waiting: s.changes.park, FileSets: &fileSets}),
+		append(all, mq.WithAddress("http://mqtest"), mq.WithHTTPClient(s.http))...)
 	if err != nil {
 		s.t.Fatalf("mqtest: %v", err)
 	}
@@ -195,12 +196,14 @@ func (s *Sidecar) must() *broker.Broker {
 
 // close ends what New started, in reverse order.
 func (s *Sidecar) close() {
-	s.end()
 	s.mu.Lock()
 	s.mu.closed = true
+	missed := s.mu.crashAt
 	s.mu.crashAt = 0
 	workers, clients := s.mu.workers, s.mu.clients
 	s.mu.Unlock()
+	s.checkCrashed(missed)
+	s.end()
 	s.mu.crashes.Wait() // workers drain at the sidecar that comes back
 	for _, w := range workers {
 		if !w.started {

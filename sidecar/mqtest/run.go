@@ -20,11 +20,12 @@ type run struct {
 	http    *http.Server
 	wire    *listener
 	serving sync.WaitGroup
+	joined  map[subscription]int // consumers that were told so; guarded by Sidecar.mu
 }
 
 // startRun starts a process on what is durable.
 func (s *Sidecar) startRun(ctx context.Context) (*run, error) {
-	r := &run{engine: &tap{Engine: s.store, journal: s.journal}, member: s.members.Join(time.Minute, s.clock.Now)}
+	r := &run{joined: make(map[subscription]int), engine: &tap{Engine: s.store, journal: s.journal}, member: s.members.Join(time.Minute, s.clock.Now)}
 	var err error
 	r.broker, err = broker.New(ctx, broker.Options{
 		Engine: r.engine, Cluster: r.member, Clock: s.clock, Logger: s.log, Limits: broker.DefaultLimits(), Parse: parseOnce, OnActivity: s.changes.note,

@@ -14,31 +14,38 @@ const patience = 10 * time.Second
 
 // changes counts what happens, and wakes who waits for more.
 type changes struct {
-	mu *struct {
-		sync.Mutex
-		count   uint64
-		waiting chan struct{} // closed with the next change; nil if nobody waits
-	}
+	mu *changesState
 }
 
-func newChanges() (c changes) {
-	c.mu = &struct {
-		sync.Mutex
-		count   uint64
-		waiting chan struct{}
-	}{}
-	return c
+type changesState struct {
+	sync.Mutex
+	count  uint64
+	next   chan struct{} // closed with the next change; nil if nobody waits
+	parked int           // messages that clients let wait for the clock
 }
+
+func newChanges() changes { return changes{&changesState{}} }
 
 // note counts a change.
-func (c changes) note() {
+func (c changes) note() { c.park(0) }
+
+// park counts a change of the number of messages that clients let wait for the clock.
+func (c changes) park(more int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.mu.parked += more
 	c.mu.count++
-	if c.mu.waiting != nil {
-		close(c.mu.waiting)
-		c.mu.waiting = nil
+	if c.mu.next != nil {
+		close(c.mu.next)
+		c.mu.next = nil
 	}
+}
+
+// waiting is how many messages clients let wait for the clock.
+func (c changes) waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.parked
 }
 
 // seen is the count.
@@ -57,14 +64,14 @@ func (c changes) after(seen uint64) <-chan struct{} {
 		close(now)
 		return now
 	}
-	if c.mu.waiting == nil {
-		c.mu.waiting = make(chan struct{})
+	if c.mu.next == nil {
+		c.mu.next = make(chan struct{})
 	}
-	return c.mu.waiting
+	return c.mu.next
 }
 
 // Settle returns when nothing can happen any more before the clock moves: every message that some consumer may have now was handled and its outcome is stored. Messages
-// that wait for a retry, a delay, or a consumer do not keep it. It runs the workers that [Sidecar.Worker] made and waits until they consume.
+// that wait for a retry, a delay, a batch to be full, or a consumer do not keep it. It runs the workers that [Sidecar.Worker] made and waits until they consume.
 //
 // Nothing is polled: the broker tells when it begins and ends something, and Settle looks at it as a whole when that stops.
 //
@@ -77,7 +84,7 @@ func (s *Sidecar) Settle(t testing.TB) {
 	s.await(t, "not settled", func() bool {
 		s.checkWorkers(t)
 		b := s.broker()
-		return b != nil && s.allJoined() && b.Idle()
+		return b != nil && s.allJoined() && s.allAnswered() && b.Idle(s.changes.waiting()) && s.broker() == b // one that crashed meanwhile is idle
 	})
 }
 
@@ -147,11 +154,26 @@ func (s *Sidecar) allJoined() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for sub, n := range s.expectedLocked() {
-		if s.mu.joined[sub] < n {
+		if s.joinedLocked(sub) < n {
 			return false
 		}
 	}
 	return true
+}
+
+// joinedLocked is how many consumers of a subscription the run that is there has. Those of one that crashed are gone, even if its streams have not noticed.
+func (s *Sidecar) joinedLocked(sub subscription) int {
+	if s.mu.run == nil {
+		return 0
+	}
+	return s.mu.run.joined[sub]
+}
+
+// allAnswered tells whether no call that settles is under way.
+func (s *Sidecar) allAnswered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.settling == 0
 }
 
 // AwaitConsumers waits until each of the groups has a consumer in every topic that it is declared for: for workers that the test, or the code that it tests, runs
@@ -171,7 +193,7 @@ func (s *Sidecar) AwaitConsumers(t testing.TB, groups ...string) {
 				return false
 			}
 			for _, topic := range topics {
-				if s.mu.joined[subscription{g, topic}] == 0 {
+				if s.joinedLocked(subscription{g, topic}) == 0 {
 					return false
 				}
 			}
@@ -188,7 +210,7 @@ func (s *Sidecar) pending() string {
 		parts = append(parts, "the sidecar restarts after a crash")
 	}
 	for sub, n := range s.expectedLocked() {
-		if joined := s.mu.joined[sub]; joined < n {
+		if joined := s.joinedLocked(sub); joined < n {
 			parts = append(parts, fmt.Sprintf("%v has %d of %d consumers", sub, joined, n))
 		}
 	}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"buf.build/go/bufplugin/check"
@@ -70,8 +71,32 @@ func lints() []advice {
 				return fmt.Sprintf("group %q asks for %d messages at a time, but topic %q is ordered per partition and has %d: no more are ever in flight; lower "+
 					"max_in_flight, or order per key", s.Group, s.MaxInFlight, s.Topic.Name, s.Topic.Partitions), []protoreflect.FieldNumber{4}
 			}},
+		{id: "MQ_FILTER_HEADER", purpose: "Checks that a filter reads headers that some field of the message becomes.",
+			subscription: func(s *topic.Subscription) (string, []protoreflect.FieldNumber) {
+				var has, unknown []string
+				for _, h := range s.Topic.Headers {
+					has = append(has, h.Name)
+				}
+				for _, name := range s.FilterHeaders {
+					if !slices.Contains(has, name) && !slices.Contains(traceHeaders, name) {
+						unknown = append(unknown, name)
+					}
+				}
+				if len(unknown) == 0 {
+					return "", nil
+				}
+				known := "has none"
+				if len(has) > 0 {
+					known = fmt.Sprintf("has %q", has)
+				}
+				return fmt.Sprintf("the filter of group %q reads the headers %q, and topic %q %s by its annotations: where a header is missing the filter is false; correct the name, "+
+					"or annotate the field with (mq.v1.field).header", s.Group, unknown, s.Topic.Name, known), []protoreflect.FieldNumber{1}
+			}},
 	}
 }
+
+// traceHeaders are set by tracing, not by annotations.
+var traceHeaders = []string{"traceparent", "tracestate"}
 
 // lint reports what one rule advises against. Topics of imports are their owners' concern.
 func lint(req check.Request, w check.ResponseWriter, a advice) error {

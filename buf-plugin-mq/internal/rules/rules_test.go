@@ -229,3 +229,11 @@ func TestFaults(t *testing.T) {
 		t.Errorf("got %q", lines)
 	}
 }
+
+// TestFilterHeaderSaysWhatThereIs: the line names what the filter reads and what the topic has, and points at the filter.
+func TestFilterHeaderSaysWhatThereIs(t *testing.T) {
+	lines, places := run(t, compile(t, "../../testdata/lint/filter_header", ""), nil, "MQ_FILTER_HEADER")
+	if len(lines) != 1 || !strings.Contains(lines[0], `reads the headers ["destnation"], and topic "departed" has ["destination"]`) || !slices.Equal(places, []string{"air.proto:17:33"}) {
+		t.Errorf("got %q at %v", lines, places)
+	}
+}

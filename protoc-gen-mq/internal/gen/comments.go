@@ -8,7 +8,7 @@ import (
 
 // comment prints a comment of the .proto file, or otherwise if there is none.
 func (p printer) comment(c protogen.Comments, otherwise string) {
-	if strings.TrimSpace(string(c)) == "" {
+	if c = prose(c); c == "" {
 		p.P("// ", otherwise)
 		return
 	}
@@ -17,11 +17,25 @@ func (p printer) comment(c protogen.Comments, otherwise string) {
 
 // continued prints a comment of the .proto file below what is printed already.
 func (p printer) continued(c protogen.Comments) {
-	if strings.TrimSpace(string(c)) == "" {
+	if c = prose(c); c == "" {
 		return
 	}
 	p.P("//")
 	p.lines(c)
+}
+
+// prose is a comment without what it says to buf lint, "" if nothing is left.
+func prose(c protogen.Comments) protogen.Comments {
+	var kept strings.Builder
+	for line := range strings.Lines(string(c)) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "buf:lint:ignore ") {
+			kept.WriteString(line)
+		}
+	}
+	if strings.TrimSpace(kept.String()) == "" {
+		return ""
+	}
+	return protogen.Comments(kept.String())
 }
 
 // lines prints each line of c behind a blank, so that none of them is a directive to the Go tools, as //go:generate is, and

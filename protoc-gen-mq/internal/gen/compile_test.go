@@ -150,6 +150,13 @@ func TestCompileTiming(t *testing.T) {
 		"opaque": {publish: func(opts ...mq.PublishOption) (mq.Receipt, error) {
 			return boxes.Packed(t.Context(), box, opts...)
 		}, want: &brokerv1.Record{Priority: 4, DeliverAtMs: due.UnixMilli()}},
+		"the publisher of the rpc, in a batch": {publish: func(opts ...mq.PublishOption) (mq.Receipt, error) {
+			results := timedv1mq.NewJobsLater(client).PublishBatch(t.Context(), []*timedv1.Job{{}}, opts...)
+			return results[0].Receipt, results[0].Err
+		}, want: &brokerv1.Record{DelayMs: 90 * 60_000, TtlMs: hour}},
+		"the publisher of the rpc, without waiting": {publish: func(opts ...mq.PublishOption) (mq.Receipt, error) {
+			return timedv1mq.NewJobsCounted(client).PublishAsync(t.Context(), &timedv1.Count{Level: proto.Uint64(1)}, opts...).Wait(t.Context())
+		}, want: &brokerv1.Record{Priority: 1, TtlMs: 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := test.publish(test.opts...); err != nil {

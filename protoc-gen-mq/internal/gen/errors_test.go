@@ -44,6 +44,10 @@ air.proto:9:1: service air.v1.NewBar becomes NewBarPublisher in Go, which is the
 	{"rpcs of one Go name", "", `message A { option (mq.v1.topic) = {name: "a"}; }
 service Bar { option (mq.v1.publisher) = {}; rpc Do(A) returns (google.protobuf.Empty); rpc do(A) returns (google.protobuf.Empty); }`,
 		`air.proto:7:89: rpc do becomes Do in Go, as rpc Do does; rename one of the two`},
+	{"an rpc named like a publisher", "", `message A { option (mq.v1.topic) = {name: "a"}; }
+service Bar { option (mq.v1.publisher) = {}; rpc BazPublisher(A) returns (google.protobuf.Empty); }
+service BarBaz { option (mq.v1.publisher) = {}; rpc Do(A) returns (google.protobuf.Empty); }`,
+		`air.proto:8:1: service air.v1.BarBaz becomes NewBarBazPublisher in Go, which is the name of rpc air.v1.Bar.BazPublisher already; rename one of the two`},
 	{"messages of one Go name", "", `message A { message B { option (mq.v1.topic) = {name: "a"}; } }
 message A_B { option (mq.v1.topic) = {name: "b"}; }`,
 		`air.proto:7:1: message air.v1.A_B becomes A_BTopic in Go, which is the name of message air.v1.A.B already; rename one of the two`},

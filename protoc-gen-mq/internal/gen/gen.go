@@ -230,17 +230,28 @@ func (p printer) publisher(s *model.Publisher) {
 	p.P("// use as that is.")
 	p.deprecated(s.Deprecated)
 	p.P("func ", s.Constructor, "(sender mq.Sender) ", s.Interface, " {")
-	p.P("return &", s.Struct, "{")
-	for _, m := range s.Methods {
-		if m.Reply != "" {
-			p.P(m.Field, ": mq.NewCaller[", m.Reply, "](sender, ", p.reference(m.Topic), "),")
-			continue
+	if one := s.Methods[0]; len(s.Methods) == 1 {
+		p.P("return &", s.Struct, "{", one.Field, ": ", p.newSender(one), "}")
+	} else {
+		p.P("return &", s.Struct, "{")
+		for _, m := range s.Methods {
+			p.P(m.Field, ": ", p.newSender(m), ",")
 		}
-		p.P(m.Field, ": mq.NewPublisher(sender, ", p.reference(m.Topic), defaults(m), "),")
+		p.P("}")
 	}
 	p.P("}")
-	p.P("}")
 	p.P()
+	for _, m := range s.Methods {
+		if m.Reply != "" {
+			continue
+		}
+		p.P("// ", m.New, " returns the publisher behind ", m.Name, ", which publishes asynchronously and in batches, too.")
+		p.deprecated(m.Deprecated || s.Deprecated)
+		p.P("func ", m.New, "(sender mq.Sender) *mq.Publisher[*", m.Topic.Message, "] {")
+		p.P("return mq.NewPublisher(sender, ", p.reference(m.Topic), defaults(m), ")")
+		p.P("}")
+		p.P()
+	}
 	p.P("type ", s.Struct, " struct {")
 	for _, m := range s.Methods {
 		if m.Reply != "" {
@@ -261,6 +272,14 @@ func (p printer) publisher(s *model.Publisher) {
 		p.P("}")
 		p.P()
 	}
+}
+
+// newSender is the expression that makes what a method sends through.
+func (p printer) newSender(m model.PublisherMethod) string {
+	if m.Reply != "" {
+		return "mq.NewCaller[" + m.Reply + "](sender, " + p.reference(m.Topic) + ")"
+	}
+	return m.New + "(sender)"
 }
 
 func publishSignature(m model.PublisherMethod) string {

@@ -98,6 +98,7 @@ type Publisher struct {
 type PublisherMethod struct {
 	Name       string
 	Field      string // of the struct
+	New        string // makes the publisher of this rpc alone; not for a call
 	Comment    protogen.Comments
 	Deprecated bool
 	Topic      *Topic

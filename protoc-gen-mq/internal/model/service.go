@@ -35,6 +35,7 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 		if first := methods[m.GoName]; first != nil {
 			b.faults = append(b.faults, topic.At(m.Desc, badGoName, "rpc %s becomes %s in Go, as rpc %s does; rename one of the two",
 				m.Desc.Name(), m.GoName, first.Desc.Name()))
+			continue
 		}
 		methods[m.GoName] = m
 		deprecated := m.Desc.Options().(*descriptorpb.MethodOptions).GetDeprecated()
@@ -44,7 +45,7 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 				t = b.definition(f, publication.Topic)
 			}
 			publisher.Methods = append(publisher.Methods, PublisherMethod{
-				Name: m.GoName, Field: unexported(m.GoName), Comment: m.Comments.Leading, Deprecated: deprecated, Topic: t,
+				Name: m.GoName, Field: unexported(m.GoName), New: "New" + s.GoName + m.GoName, Comment: m.Comments.Leading, Deprecated: deprecated, Topic: t,
 				Delay: publication.Delay, TTL: publication.TTL, Reply: b.reply(f, publication.Reply),
 			})
 			if publication.Delay > 0 || publication.TTL > 0 {
@@ -60,9 +61,15 @@ func (b *builder) service(f *fileBuilder, s *protogen.Service) {
 	}
 	if len(publisher.Methods) > 0 {
 		f.imports.standard("context", contextPath)
+		faults := len(b.faults)
 		b.declare(f, publisher.Interface, s.Desc)
 		b.declare(f, publisher.Constructor, s.Desc)
 		b.declare(f, publisher.Struct, s.Desc)
+		for _, m := range publisher.Methods {
+			if m.Reply == "" && len(b.faults) == faults { // else the service is to be renamed first, and its rpcs' names change with it
+				b.declare(f, m.New, methods[m.Name].Desc)
+			}
+		}
 		f.out.Publishers = append(f.out.Publishers, publisher)
 	}
 	if len(consumer.Methods) > 0 {

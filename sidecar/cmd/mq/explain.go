@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -126,8 +125,16 @@ func explainFile(ctx context.Context, name string, paths []string) ([]explained,
 // within is the name of a file as imports write it: without the folder of --proto_path that it is in, as protoc has it.
 func within(name string, paths []string) string {
 	best := ""
+	file, err := filepath.Abs(name)
+	if err != nil {
+		return filepath.ToSlash(name)
+	}
 	for _, p := range paths {
-		rel, err := filepath.Rel(p, name)
+		folder, err := filepath.Abs(p)
+		if err != nil {
+			continue
+		}
+		rel, err := filepath.Rel(folder, file)
 		if err == nil && filepath.IsLocal(rel) && (best == "" || len(rel) < len(best)) {
 			best = rel
 		}
@@ -219,5 +226,5 @@ func from(s setting) string {
 	if s.Place == "" {
 		return cmp.Or(said, s.Source)
 	}
-	return said + ", " + path.Base(s.Place)
+	return said + ", " + s.Place
 }

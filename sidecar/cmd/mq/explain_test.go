@@ -20,10 +20,10 @@ func TestExplainAFile(t *testing.T) {
 	}
 	want := `group shipping, topic orders.placed, rpc shipping.v1.Shipping/OnOrderPlaced
 SETTING                    VALUE          FROM
-filter                     msg.items > 0  the rpc, shipping.proto:27:7
-retry.max_attempts         5              the service's defaults, shipping.proto:17:9
-retry.initial_interval     1s             the service's defaults, shipping.proto:18:9
-retry.max_interval         1m             the service's defaults, shipping.proto:19:9
+filter                     msg.items > 0  the rpc, shipping/v1/shipping.proto:27:7
+retry.max_attempts         5              the service's defaults, shipping/v1/shipping.proto:17:9
+retry.initial_interval     1s             the service's defaults, shipping/v1/shipping.proto:18:9
+retry.max_interval         1m             the service's defaults, shipping/v1/shipping.proto:19:9
 retry.backoff_coefficient  2              built in
 `
 	if !strings.HasPrefix(out, want) {
@@ -38,6 +38,17 @@ retry.backoff_coefficient  2              built in
 	first := setting{"filter", "msg.items > 0", "rpc", "shipping/v1/shipping.proto:27:7"}
 	if len(answer.Subscriptions) != 1 || answer.Subscriptions[0].Settings[0] != first {
 		t.Errorf("answered %s", out)
+	}
+
+	// A folder and a file in it mean the same however they are written.
+	t.Chdir(dir)
+	for _, args := range [][]string{
+		{"proto/shipping/v1/shipping.proto", "-I", root}, {filepath.Join(root, "shipping/v1/shipping.proto"), "-I", "proto"}, {"shipping/v1/shipping.proto", "-I", "proto"},
+	} {
+		status, got, errs := command(t, append([]string{"explain"}, args...)...)
+		if status != 0 || !strings.HasPrefix(got, want) {
+			t.Errorf("mq explain %q: status %d, %s%s", args, status, got, errs)
+		}
 	}
 
 	_, out, _ = command(t, "explain", "orders/v1/orders.proto", "-I", root)

@@ -25,52 +25,59 @@ func (b *Broker) stir() {
 }
 
 // Idle tells whether nothing can happen until somebody calls or the clock moves on: no shard has work, no group is on its way to serve or to rest, and no
-// message is leased. Messages that are ready and have nobody to go to do not count, nor do those that wait for a time.
+// message is leased but as many as consumers let wait for the clock. Messages that are ready and have nobody to go to do not count, nor do those that wait for a time.
 //
 // It looks at one part after the other. What it says holds for one instant if Options.OnActivity was not called between the beginning and the end of the look:
 // each part that becomes busy is made so by one that still is, or by a call, and tells OnActivity before that one ends.
-func (b *Broker) Idle() bool {
+func (b *Broker) Idle(waiting int) bool {
 	if !b.schedule.work.idle() || !b.postboxes.idle() {
 		return false
 	}
+	leased := 0
 	for _, g := range b.allGroups() {
-		if !g.idle() {
+		n, idle := g.idle()
+		if !idle {
 			return false
 		}
+		leased += n
 	}
-	return true
+	return leased == waiting
 }
 
-func (g *group) idle() bool {
+// idle tells whether nothing but what is leased keeps the group from being idle, and how many messages that is.
+func (g *group) idle() (leased int, idle bool) {
 	g.mu.Lock()
 	t := g.mu.term
 	stopped := t != nil && t.stopped
 	g.mu.Unlock()
 	switch {
 	case t == nil:
-		return true
+		return 0, true
 	case stopped:
-		return over(t.done)
+		return 0, over(t.done)
 	case !over(t.begun):
-		return false
+		return 0, false
 	}
 	for _, s := range g.shards {
-		if !s.idle() {
-			return false
+		n, idle := s.idle()
+		if !idle {
+			return 0, false
 		}
+		leased += n
 	}
-	return true
+	return leased, true
 }
 
-// idle of a shard that failed to serve is true: it waits for a time to try again.
-func (s *shard) idle() bool {
+// idle is group.idle of one shard. One that failed to serve is idle: it waits for a time to try again.
+func (s *shard) idle() (leased int, idle bool) {
 	s.mu.Lock()
 	serving, tried := s.mu.serving, s.mu.tried
 	s.mu.Unlock()
 	if !serving {
-		return over(tried)
+		return 0, over(tried)
 	}
-	return s.work.idle() && s.leases.Load() == 0
+	idle = s.work.idle() // first: what ends work has counted its leases
+	return int(s.leases.Load()), idle
 }
 
 func over(c <-chan struct{}) bool {

@@ -16,7 +16,7 @@ func TestIdle(t *testing.T) {
 		idle := func(when string, want bool) {
 			t.Helper()
 			synctest.Wait()
-			if w.Idle() != want {
+			if w.Idle(0) != want {
 				t.Errorf("%s: idle is %t, should be %t", when, !want, want)
 			}
 		}
@@ -28,6 +28,9 @@ func TestIdle(t *testing.T) {
 		idle("a message is leased", false)
 		d := w.next(s)
 		idle("a message was delivered", false)
+		if !w.Idle(1) || w.Idle(2) {
+			t.Error("what a consumer lets wait for the clock is no work, and no more than that")
+		}
 		w.settle("baggage", bags, broker.Retried, d...)
 		idle("a message waits for its retry", true)
 		time.Sleep(time.Second)

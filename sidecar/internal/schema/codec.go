@@ -82,7 +82,7 @@ func (c *Codec) ToJSON(payload []byte) (*structpb.Struct, error) {
 		return nil, err
 	}
 	if c.sensitive {
-		clearSensitive(m)
+		ClearSensitive(m)
 	}
 	text, err := protojson.MarshalOptions{Resolver: c.set.types, EmitDefaultValues: true}.Marshal(m.Interface())
 	if err != nil {
@@ -123,7 +123,8 @@ func hasSensitive(m protoreflect.MessageDescriptor, seen map[protoreflect.FullNa
 	return false
 }
 
-func clearSensitive(m protoreflect.Message) {
+// ClearSensitive takes the sensitive fields out of a message and of those inside it.
+func ClearSensitive(m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case topic.Sensitive(f):
@@ -131,18 +132,18 @@ func clearSensitive(m protoreflect.Message) {
 		case f.IsMap():
 			if f.MapValue().Message() != nil {
 				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					clearSensitive(v.Message())
+					ClearSensitive(v.Message())
 					return true
 				})
 			}
 		case f.IsList():
 			if f.Message() != nil {
 				for i := range v.List().Len() {
-					clearSensitive(v.List().Get(i).Message())
+					ClearSensitive(v.List().Get(i).Message())
 				}
 			}
 		case f.Message() != nil:
-			clearSensitive(v.Message())
+			ClearSensitive(v.Message())
 		}
 		return true
 	})

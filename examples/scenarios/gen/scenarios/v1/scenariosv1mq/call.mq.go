@@ -33,9 +33,7 @@ type DeskPublisher interface {
 // NewDeskPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewDeskPublisher(sender mq.Sender) DeskPublisher {
-	return &deskPublisher{
-		fare: mq.NewCaller[scenariosv1.FareReply](sender, FareRequestTopic()),
-	}
+	return &deskPublisher{fare: mq.NewCaller[scenariosv1.FareReply](sender, FareRequestTopic())}
 }
 
 type deskPublisher struct {

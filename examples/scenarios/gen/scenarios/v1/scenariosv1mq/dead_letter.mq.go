@@ -35,9 +35,12 @@ type InvoicesPublisher interface {
 // NewInvoicesPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewInvoicesPublisher(sender mq.Sender) InvoicesPublisher {
-	return &invoicesPublisher{
-		issued: mq.NewPublisher(sender, InvoiceTopic()),
-	}
+	return &invoicesPublisher{issued: NewInvoicesIssued(sender)}
+}
+
+// NewInvoicesIssued returns the publisher behind Issued, which publishes asynchronously and in batches, too.
+func NewInvoicesIssued(sender mq.Sender) *mq.Publisher[*scenariosv1.Invoice] {
+	return mq.NewPublisher(sender, InvoiceTopic())
 }
 
 type invoicesPublisher struct {

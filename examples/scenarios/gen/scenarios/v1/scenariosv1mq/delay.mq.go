@@ -39,9 +39,19 @@ type RemindersPublisher interface {
 // use as that is.
 func NewRemindersPublisher(sender mq.Sender) RemindersPublisher {
 	return &remindersPublisher{
-		added:   mq.NewPublisher(sender, ReminderTopic()),
-		snoozed: mq.NewPublisher(sender, ReminderTopic(), mq.WithDelay(time.Second)),
+		added:   NewRemindersAdded(sender),
+		snoozed: NewRemindersSnoozed(sender),
 	}
+}
+
+// NewRemindersAdded returns the publisher behind Added, which publishes asynchronously and in batches, too.
+func NewRemindersAdded(sender mq.Sender) *mq.Publisher[*scenariosv1.Reminder] {
+	return mq.NewPublisher(sender, ReminderTopic())
+}
+
+// NewRemindersSnoozed returns the publisher behind Snoozed, which publishes asynchronously and in batches, too.
+func NewRemindersSnoozed(sender mq.Sender) *mq.Publisher[*scenariosv1.Reminder] {
+	return mq.NewPublisher(sender, ReminderTopic(), mq.WithDelay(time.Second))
 }
 
 type remindersPublisher struct {

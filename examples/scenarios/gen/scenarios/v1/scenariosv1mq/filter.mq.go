@@ -36,9 +36,12 @@ type ShopPublisher interface {
 // NewShopPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewShopPublisher(sender mq.Sender) ShopPublisher {
-	return &shopPublisher{
-		ordered: mq.NewPublisher(sender, OrderTopic()),
-	}
+	return &shopPublisher{ordered: NewShopOrdered(sender)}
+}
+
+// NewShopOrdered returns the publisher behind Ordered, which publishes asynchronously and in batches, too.
+func NewShopOrdered(sender mq.Sender) *mq.Publisher[*scenariosv1.Order] {
+	return mq.NewPublisher(sender, OrderTopic())
 }
 
 type shopPublisher struct {

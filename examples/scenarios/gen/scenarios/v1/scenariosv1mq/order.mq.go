@@ -47,9 +47,19 @@ type BankPublisher interface {
 // use as that is.
 func NewBankPublisher(sender mq.Sender) BankPublisher {
 	return &bankPublisher{
-		booked: mq.NewPublisher(sender, BookingTopic()),
-		logged: mq.NewPublisher(sender, StepTopic()),
+		booked: NewBankBooked(sender),
+		logged: NewBankLogged(sender),
 	}
+}
+
+// NewBankBooked returns the publisher behind Booked, which publishes asynchronously and in batches, too.
+func NewBankBooked(sender mq.Sender) *mq.Publisher[*scenariosv1.Booking] {
+	return mq.NewPublisher(sender, BookingTopic())
+}
+
+// NewBankLogged returns the publisher behind Logged, which publishes asynchronously and in batches, too.
+func NewBankLogged(sender mq.Sender) *mq.Publisher[*scenariosv1.Step] {
+	return mq.NewPublisher(sender, StepTopic())
 }
 
 type bankPublisher struct {

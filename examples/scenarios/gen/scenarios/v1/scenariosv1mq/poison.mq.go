@@ -33,9 +33,12 @@ type GalleryPublisher interface {
 // NewGalleryPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewGalleryPublisher(sender mq.Sender) GalleryPublisher {
-	return &galleryPublisher{
-		uploaded: mq.NewPublisher(sender, PictureTopic()),
-	}
+	return &galleryPublisher{uploaded: NewGalleryUploaded(sender)}
+}
+
+// NewGalleryUploaded returns the publisher behind Uploaded, which publishes asynchronously and in batches, too.
+func NewGalleryUploaded(sender mq.Sender) *mq.Publisher[*scenariosv1.Picture] {
+	return mq.NewPublisher(sender, PictureTopic())
 }
 
 type galleryPublisher struct {

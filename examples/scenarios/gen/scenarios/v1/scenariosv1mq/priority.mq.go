@@ -35,9 +35,12 @@ type JobsPublisher interface {
 // NewJobsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewJobsPublisher(sender mq.Sender) JobsPublisher {
-	return &jobsPublisher{
-		queued: mq.NewPublisher(sender, JobTopic()),
-	}
+	return &jobsPublisher{queued: NewJobsQueued(sender)}
+}
+
+// NewJobsQueued returns the publisher behind Queued, which publishes asynchronously and in batches, too.
+func NewJobsQueued(sender mq.Sender) *mq.Publisher[*scenariosv1.Job] {
+	return mq.NewPublisher(sender, JobTopic())
 }
 
 type jobsPublisher struct {

@@ -33,9 +33,12 @@ type SitePublisher interface {
 // NewSitePublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewSitePublisher(sender mq.Sender) SitePublisher {
-	return &sitePublisher{
-		visited: mq.NewPublisher(sender, VisitTopic()),
-	}
+	return &sitePublisher{visited: NewSiteVisited(sender)}
+}
+
+// NewSiteVisited returns the publisher behind Visited, which publishes asynchronously and in batches, too.
+func NewSiteVisited(sender mq.Sender) *mq.Publisher[*scenariosv1.Visit] {
+	return mq.NewPublisher(sender, VisitTopic())
 }
 
 type sitePublisher struct {

@@ -43,9 +43,19 @@ type PlantPublisher interface {
 // use as that is.
 func NewPlantPublisher(sender mq.Sender) PlantPublisher {
 	return &plantPublisher{
-		measured: mq.NewPublisher(sender, MeasurementTopic()),
-		assigned: mq.NewPublisher(sender, TaskTopic()),
+		measured: NewPlantMeasured(sender),
+		assigned: NewPlantAssigned(sender),
 	}
+}
+
+// NewPlantMeasured returns the publisher behind Measured, which publishes asynchronously and in batches, too.
+func NewPlantMeasured(sender mq.Sender) *mq.Publisher[*scenariosv1.Measurement] {
+	return mq.NewPublisher(sender, MeasurementTopic())
+}
+
+// NewPlantAssigned returns the publisher behind Assigned, which publishes asynchronously and in batches, too.
+func NewPlantAssigned(sender mq.Sender) *mq.Publisher[*scenariosv1.Task] {
+	return mq.NewPublisher(sender, TaskTopic())
 }
 
 type plantPublisher struct {

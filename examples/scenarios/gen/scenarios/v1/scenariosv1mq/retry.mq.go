@@ -33,9 +33,12 @@ type PaymentsPublisher interface {
 // NewPaymentsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewPaymentsPublisher(sender mq.Sender) PaymentsPublisher {
-	return &paymentsPublisher{
-		requested: mq.NewPublisher(sender, PaymentTopic()),
-	}
+	return &paymentsPublisher{requested: NewPaymentsRequested(sender)}
+}
+
+// NewPaymentsRequested returns the publisher behind Requested, which publishes asynchronously and in batches, too.
+func NewPaymentsRequested(sender mq.Sender) *mq.Publisher[*scenariosv1.Payment] {
+	return mq.NewPublisher(sender, PaymentTopic())
 }
 
 type paymentsPublisher struct {

@@ -37,9 +37,19 @@ type MarketPublisher interface {
 // use as that is.
 func NewMarketPublisher(sender mq.Sender) MarketPublisher {
 	return &marketPublisher{
-		quoted:  mq.NewPublisher(sender, QuoteTopic()),
-		flashed: mq.NewPublisher(sender, QuoteTopic(), mq.WithTTL(200*time.Millisecond)),
+		quoted:  NewMarketQuoted(sender),
+		flashed: NewMarketFlashed(sender),
 	}
+}
+
+// NewMarketQuoted returns the publisher behind Quoted, which publishes asynchronously and in batches, too.
+func NewMarketQuoted(sender mq.Sender) *mq.Publisher[*scenariosv1.Quote] {
+	return mq.NewPublisher(sender, QuoteTopic())
+}
+
+// NewMarketFlashed returns the publisher behind Flashed, which publishes asynchronously and in batches, too.
+func NewMarketFlashed(sender mq.Sender) *mq.Publisher[*scenariosv1.Quote] {
+	return mq.NewPublisher(sender, QuoteTopic(), mq.WithTTL(200*time.Millisecond))
 }
 
 type marketPublisher struct {

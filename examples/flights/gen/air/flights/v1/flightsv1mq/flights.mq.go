@@ -46,9 +46,19 @@ type FlightEventsPublisher interface {
 // use as that is.
 func NewFlightEventsPublisher(sender mq.Sender) FlightEventsPublisher {
 	return &flightEventsPublisher{
-		departed:  mq.NewPublisher(sender, FlightDepartedTopic()),
-		checkedIn: mq.NewPublisher(sender, BagsCheckedTopic()),
+		departed:  NewFlightEventsDeparted(sender),
+		checkedIn: NewFlightEventsCheckedIn(sender),
 	}
+}
+
+// NewFlightEventsDeparted returns the publisher behind Departed, which publishes asynchronously and in batches, too.
+func NewFlightEventsDeparted(sender mq.Sender) *mq.Publisher[*flightsv1.FlightDeparted] {
+	return mq.NewPublisher(sender, FlightDepartedTopic())
+}
+
+// NewFlightEventsCheckedIn returns the publisher behind CheckedIn, which publishes asynchronously and in batches, too.
+func NewFlightEventsCheckedIn(sender mq.Sender) *mq.Publisher[*flightsv1.BagsChecked] {
+	return mq.NewPublisher(sender, BagsCheckedTopic())
 }
 
 type flightEventsPublisher struct {

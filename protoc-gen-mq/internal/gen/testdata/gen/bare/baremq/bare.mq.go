@@ -31,9 +31,12 @@ type BarePublisher interface {
 // NewBarePublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewBarePublisher(sender mq.Sender) BarePublisher {
-	return &barePublisher{
-		sent: mq.NewPublisher(sender, MessageTopic()),
-	}
+	return &barePublisher{sent: NewBareSent(sender)}
+}
+
+// NewBareSent returns the publisher behind Sent, which publishes asynchronously and in batches, too.
+func NewBareSent(sender mq.Sender) *mq.Publisher[*bare.Message] {
+	return mq.NewPublisher(sender, MessageTopic())
 }
 
 type barePublisher struct {

@@ -35,9 +35,12 @@ type HybridsPublisher interface {
 // NewHybridsPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewHybridsPublisher(sender mq.Sender) HybridsPublisher {
-	return &hybridsPublisher{
-		sent: mq.NewPublisher(sender, HybridTopic()),
-	}
+	return &hybridsPublisher{sent: NewHybridsSent(sender)}
+}
+
+// NewHybridsSent returns the publisher behind Sent, which publishes asynchronously and in batches, too.
+func NewHybridsSent(sender mq.Sender) *mq.Publisher[*hybrid.Hybrid] {
+	return mq.NewPublisher(sender, HybridTopic())
 }
 
 type hybridsPublisher struct {

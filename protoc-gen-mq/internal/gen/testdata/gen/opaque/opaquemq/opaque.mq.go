@@ -35,9 +35,12 @@ type BoxesPublisher interface {
 // NewBoxesPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewBoxesPublisher(sender mq.Sender) BoxesPublisher {
-	return &boxesPublisher{
-		packed: mq.NewPublisher(sender, BoxTopic()),
-	}
+	return &boxesPublisher{packed: NewBoxesPacked(sender)}
+}
+
+// NewBoxesPacked returns the publisher behind Packed, which publishes asynchronously and in batches, too.
+func NewBoxesPacked(sender mq.Sender) *mq.Publisher[*opaque.Box] {
+	return mq.NewPublisher(sender, BoxTopic())
 }
 
 type boxesPublisher struct {

@@ -35,11 +35,21 @@ type ThingsPublisher interface {
 // use as that is.
 func NewThingsPublisher(sender mq.Sender) ThingsPublisher {
 	return &thingsPublisher{
-		made: mq.NewPublisher(sender, ThingTopic()),
-		shipped: mq.NewPublisher(sender, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
-			r.Key = strconv.AppendInt(nil, int64(m.GetNumber()), 10)
-		})),
+		made:    NewThingsMade(sender),
+		shipped: NewThingsShipped(sender),
 	}
+}
+
+// NewThingsMade returns the publisher behind Made, which publishes asynchronously and in batches, too.
+func NewThingsMade(sender mq.Sender) *mq.Publisher[*Thing] {
+	return mq.NewPublisher(sender, ThingTopic())
+}
+
+// NewThingsShipped returns the publisher behind Shipped, which publishes asynchronously and in batches, too.
+func NewThingsShipped(sender mq.Sender) *mq.Publisher[*ordersv1.Parcel] {
+	return mq.NewPublisher(sender, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
+		r.Key = strconv.AppendInt(nil, int64(m.GetNumber()), 10)
+	}))
 }
 
 type thingsPublisher struct {

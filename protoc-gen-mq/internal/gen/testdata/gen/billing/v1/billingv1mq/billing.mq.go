@@ -30,11 +30,21 @@ type PaymentsPublisher interface {
 // use as that is.
 func NewPaymentsPublisher(sender mq.Sender) PaymentsPublisher {
 	return &paymentsPublisher{
-		paid: mq.NewPublisher(sender, mq.NewTopic("orders.v1.Order.Payment", func(m *ordersv1.Order_Payment, r *mq.Record) {
-			r.Key = m.GetToken()
-		})),
-		plain: mq.NewPublisher(sender, mq.NewTopic[ordersv1.Plain]("orders.v1.Plain", nil)),
+		paid:  NewPaymentsPaid(sender),
+		plain: NewPaymentsPlain(sender),
 	}
+}
+
+// NewPaymentsPaid returns the publisher behind Paid, which publishes asynchronously and in batches, too.
+func NewPaymentsPaid(sender mq.Sender) *mq.Publisher[*ordersv1.Order_Payment] {
+	return mq.NewPublisher(sender, mq.NewTopic("orders.v1.Order.Payment", func(m *ordersv1.Order_Payment, r *mq.Record) {
+		r.Key = m.GetToken()
+	}))
+}
+
+// NewPaymentsPlain returns the publisher behind Plain, which publishes asynchronously and in batches, too.
+func NewPaymentsPlain(sender mq.Sender) *mq.Publisher[*ordersv1.Plain] {
+	return mq.NewPublisher(sender, mq.NewTopic[ordersv1.Plain]("orders.v1.Plain", nil))
 }
 
 type paymentsPublisher struct {

@@ -40,8 +40,13 @@ type ClerkPublisher interface {
 func NewClerkPublisher(sender mq.Sender) ClerkPublisher {
 	return &clerkPublisher{
 		weigh:   mq.NewCaller[handlersv1.Weight](sender, CrateTopic()),
-		dropped: mq.NewPublisher(sender, CrateTopic()),
+		dropped: NewClerkDropped(sender),
 	}
+}
+
+// NewClerkDropped returns the publisher behind Dropped, which publishes asynchronously and in batches, too.
+func NewClerkDropped(sender mq.Sender) *mq.Publisher[*handlersv1.Crate] {
+	return mq.NewPublisher(sender, CrateTopic())
 }
 
 type clerkPublisher struct {

@@ -93,15 +93,45 @@ type ThingPublisher interface {
 // use as that is.
 func NewThingPublisher(sender mq.Sender) ThingPublisher {
 	return &thingPublisher{
-		thingPublisher: mq.NewPublisher(sender, ThingPublisherTopic()),
-		newThing:       mq.NewPublisher(sender, NewThingPublisherTopic()),
-		hTTPRequest:    mq.NewPublisher(sender, HTTPRequestTopic()),
-		httpId:         mq.NewPublisher(sender, HttpIdTopic()),
-		innermost:      mq.NewPublisher(sender, Outer_MiddleInnerMostTopic()),
-		elsewhere: mq.NewPublisher(sender, mq.NewTopic("like.other.Elsewhere", func(m *thing.Elsewhere, r *mq.Record) {
-			r.Key = strconv.AppendInt(nil, m.GetId(), 10)
-		}), mq.WithTTL(time.Second)),
+		thingPublisher: NewThingThingPublisher(sender),
+		newThing:       NewThingNewThing(sender),
+		hTTPRequest:    NewThingHTTPRequest(sender),
+		httpId:         NewThingHttpId(sender),
+		innermost:      NewThingInnermost(sender),
+		elsewhere:      NewThingElsewhere(sender),
 	}
+}
+
+// NewThingThingPublisher returns the publisher behind ThingPublisher, which publishes asynchronously and in batches, too.
+func NewThingThingPublisher(sender mq.Sender) *mq.Publisher[*time2.ThingPublisher] {
+	return mq.NewPublisher(sender, ThingPublisherTopic())
+}
+
+// NewThingNewThing returns the publisher behind NewThing, which publishes asynchronously and in batches, too.
+func NewThingNewThing(sender mq.Sender) *mq.Publisher[*time2.NewThingPublisher] {
+	return mq.NewPublisher(sender, NewThingPublisherTopic())
+}
+
+// NewThingHTTPRequest returns the publisher behind HTTPRequest, which publishes asynchronously and in batches, too.
+func NewThingHTTPRequest(sender mq.Sender) *mq.Publisher[*time2.HTTPRequest] {
+	return mq.NewPublisher(sender, HTTPRequestTopic())
+}
+
+// NewThingHttpId returns the publisher behind HttpId, which publishes asynchronously and in batches, too.
+func NewThingHttpId(sender mq.Sender) *mq.Publisher[*time2.HttpId] {
+	return mq.NewPublisher(sender, HttpIdTopic())
+}
+
+// NewThingInnermost returns the publisher behind Innermost, which publishes asynchronously and in batches, too.
+func NewThingInnermost(sender mq.Sender) *mq.Publisher[*time2.Outer_MiddleInnerMost] {
+	return mq.NewPublisher(sender, Outer_MiddleInnerMostTopic())
+}
+
+// NewThingElsewhere returns the publisher behind Elsewhere, which publishes asynchronously and in batches, too.
+func NewThingElsewhere(sender mq.Sender) *mq.Publisher[*thing.Elsewhere] {
+	return mq.NewPublisher(sender, mq.NewTopic("like.other.Elsewhere", func(m *thing.Elsewhere, r *mq.Record) {
+		r.Key = strconv.AppendInt(nil, m.GetId(), 10)
+	}), mq.WithTTL(time.Second))
 }
 
 type thingPublisher struct {

@@ -52,10 +52,25 @@ type MqPublisher interface {
 // use as that is.
 func NewMqPublisher(sender mq.Sender) MqPublisher {
 	return &mqPublisher{
-		func_:   mq.NewPublisher(sender, StringTopic()),
-		type_:   mq.NewPublisher(sender, NilTopic()),
-		context: mq.NewPublisher(sender, TopicTopic()),
+		func_:   NewMqFunc(sender),
+		type_:   NewMqType(sender),
+		context: NewMqContext(sender),
 	}
+}
+
+// NewMqFunc returns the publisher behind Func, which publishes asynchronously and in batches, too.
+func NewMqFunc(sender mq.Sender) *mq.Publisher[*consumer2.String] {
+	return mq.NewPublisher(sender, StringTopic())
+}
+
+// NewMqType returns the publisher behind Type, which publishes asynchronously and in batches, too.
+func NewMqType(sender mq.Sender) *mq.Publisher[*consumer2.Nil] {
+	return mq.NewPublisher(sender, NilTopic())
+}
+
+// NewMqContext returns the publisher behind Context, which publishes asynchronously and in batches, too.
+func NewMqContext(sender mq.Sender) *mq.Publisher[*consumer2.Topic] {
+	return mq.NewPublisher(sender, TopicTopic())
 }
 
 type mqPublisher struct {

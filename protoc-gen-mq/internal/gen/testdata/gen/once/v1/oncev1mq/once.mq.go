@@ -55,10 +55,25 @@ type OncePublisher interface {
 // use as that is.
 func NewOncePublisher(sender mq.Sender) OncePublisher {
 	return &oncePublisher{
-		byName:   mq.NewPublisher(sender, NamedTopic()),
-		bySum:    mq.NewPublisher(sender, HashedTopic()),
-		byNumber: mq.NewPublisher(sender, NumberedTopic()),
+		byName:   NewOnceByName(sender),
+		bySum:    NewOnceBySum(sender),
+		byNumber: NewOnceByNumber(sender),
 	}
+}
+
+// NewOnceByName returns the publisher behind ByName, which publishes asynchronously and in batches, too.
+func NewOnceByName(sender mq.Sender) *mq.Publisher[*oncev1.Named] {
+	return mq.NewPublisher(sender, NamedTopic())
+}
+
+// NewOnceBySum returns the publisher behind BySum, which publishes asynchronously and in batches, too.
+func NewOnceBySum(sender mq.Sender) *mq.Publisher[*oncev1.Hashed] {
+	return mq.NewPublisher(sender, HashedTopic())
+}
+
+// NewOnceByNumber returns the publisher behind ByNumber, which publishes asynchronously and in batches, too.
+func NewOnceByNumber(sender mq.Sender) *mq.Publisher[*oncev1.Numbered] {
+	return mq.NewPublisher(sender, NumberedTopic())
 }
 
 type oncePublisher struct {

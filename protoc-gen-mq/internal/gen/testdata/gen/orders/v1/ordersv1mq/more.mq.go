@@ -25,11 +25,14 @@ type MoreOrdersPublisher interface {
 // NewMoreOrdersPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
 // use as that is.
 func NewMoreOrdersPublisher(sender mq.Sender) MoreOrdersPublisher {
-	return &moreOrdersPublisher{
-		shipped: mq.NewPublisher(sender, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
-			r.Key = strconv.AppendInt(nil, int64(m.GetNumber()), 10)
-		})),
-	}
+	return &moreOrdersPublisher{shipped: NewMoreOrdersShipped(sender)}
+}
+
+// NewMoreOrdersShipped returns the publisher behind Shipped, which publishes asynchronously and in batches, too.
+func NewMoreOrdersShipped(sender mq.Sender) *mq.Publisher[*ordersv1.Parcel] {
+	return mq.NewPublisher(sender, mq.NewTopic("parcels", func(m *ordersv1.Parcel, r *mq.Record) {
+		r.Key = strconv.AppendInt(nil, int64(m.GetNumber()), 10)
+	}))
 }
 
 type moreOrdersPublisher struct {

@@ -97,12 +97,41 @@ type OrdersPublisher interface {
 // use as that is.
 func NewOrdersPublisher(sender mq.Sender) OrdersPublisher {
 	return &ordersPublisher{
-		placed:    mq.NewPublisher(sender, OrderTopic()),
-		paid:      mq.NewPublisher(sender, Order_PaymentTopic()),
-		shipped:   mq.NewPublisher(sender, ParcelTopic()),
-		cancelled: mq.NewPublisher(sender, CancellationTopic()),
-		counted:   mq.NewPublisher(sender, CountTopic()),
+		placed:    NewOrdersPlaced(sender),
+		paid:      NewOrdersPaid(sender),
+		shipped:   NewOrdersShipped(sender),
+		cancelled: NewOrdersCancelled(sender),
+		counted:   NewOrdersCounted(sender),
 	}
+}
+
+// NewOrdersPlaced returns the publisher behind Placed, which publishes asynchronously and in batches, too.
+func NewOrdersPlaced(sender mq.Sender) *mq.Publisher[*ordersv1.Order] {
+	return mq.NewPublisher(sender, OrderTopic())
+}
+
+// NewOrdersPaid returns the publisher behind Paid, which publishes asynchronously and in batches, too.
+func NewOrdersPaid(sender mq.Sender) *mq.Publisher[*ordersv1.Order_Payment] {
+	return mq.NewPublisher(sender, Order_PaymentTopic())
+}
+
+// NewOrdersShipped returns the publisher behind Shipped, which publishes asynchronously and in batches, too.
+//
+// Deprecated: the .proto file says so.
+func NewOrdersShipped(sender mq.Sender) *mq.Publisher[*ordersv1.Parcel] {
+	return mq.NewPublisher(sender, ParcelTopic())
+}
+
+// NewOrdersCancelled returns the publisher behind Cancelled, which publishes asynchronously and in batches, too.
+//
+// Deprecated: the .proto file says so.
+func NewOrdersCancelled(sender mq.Sender) *mq.Publisher[*ordersv1.Cancellation] {
+	return mq.NewPublisher(sender, CancellationTopic())
+}
+
+// NewOrdersCounted returns the publisher behind Counted, which publishes asynchronously and in batches, too.
+func NewOrdersCounted(sender mq.Sender) *mq.Publisher[*ordersv1.Count] {
+	return mq.NewPublisher(sender, CountTopic())
 }
 
 type ordersPublisher struct {
@@ -148,9 +177,14 @@ type OldPublisher interface {
 //
 // Deprecated: the .proto file says so.
 func NewOldPublisher(sender mq.Sender) OldPublisher {
-	return &oldPublisher{
-		listed: mq.NewPublisher(sender, PlainTopic()),
-	}
+	return &oldPublisher{listed: NewOldListed(sender)}
+}
+
+// NewOldListed returns the publisher behind Listed, which publishes asynchronously and in batches, too.
+//
+// Deprecated: the .proto file says so.
+func NewOldListed(sender mq.Sender) *mq.Publisher[*ordersv1.Plain] {
+	return mq.NewPublisher(sender, PlainTopic())
 }
 
 type oldPublisher struct {

@@ -57,11 +57,31 @@ type JobsPublisher interface {
 // use as that is.
 func NewJobsPublisher(sender mq.Sender) JobsPublisher {
 	return &jobsPublisher{
-		added:   mq.NewPublisher(sender, JobTopic()),
-		later:   mq.NewPublisher(sender, JobTopic(), mq.WithDelay(90*time.Minute), mq.WithTTL(time.Hour)),
-		counted: mq.NewPublisher(sender, CountTopic(), mq.WithTTL(1500001*time.Nanosecond)),
-		listed:  mq.NewPublisher(sender, ListTopic(), mq.WithDelay(87672*time.Hour)),
+		added:   NewJobsAdded(sender),
+		later:   NewJobsLater(sender),
+		counted: NewJobsCounted(sender),
+		listed:  NewJobsListed(sender),
 	}
+}
+
+// NewJobsAdded returns the publisher behind Added, which publishes asynchronously and in batches, too.
+func NewJobsAdded(sender mq.Sender) *mq.Publisher[*timedv1.Job] {
+	return mq.NewPublisher(sender, JobTopic())
+}
+
+// NewJobsLater returns the publisher behind Later, which publishes asynchronously and in batches, too.
+func NewJobsLater(sender mq.Sender) *mq.Publisher[*timedv1.Job] {
+	return mq.NewPublisher(sender, JobTopic(), mq.WithDelay(90*time.Minute), mq.WithTTL(time.Hour))
+}
+
+// NewJobsCounted returns the publisher behind Counted, which publishes asynchronously and in batches, too.
+func NewJobsCounted(sender mq.Sender) *mq.Publisher[*timedv1.Count] {
+	return mq.NewPublisher(sender, CountTopic(), mq.WithTTL(1500001*time.Nanosecond))
+}
+
+// NewJobsListed returns the publisher behind Listed, which publishes asynchronously and in batches, too.
+func NewJobsListed(sender mq.Sender) *mq.Publisher[*timedv1.List] {
+	return mq.NewPublisher(sender, ListTopic(), mq.WithDelay(87672*time.Hour))
 }
 
 type jobsPublisher struct {
