@@ -59,7 +59,7 @@ var architecture = map[string][]string{
 	"sidecar/internal/cluster/memcluster":  {"sidecar/internal/cluster", "sidecar/internal/engine"},
 	"sidecar/internal/cluster/etcdcluster": {"sidecar/internal/cluster", "sidecar/internal/engine", schemas, protobuf, "go.etcd.io/etcd", "go.uber.org/zap"},
 	"sidecar/internal/schema":              {"internal/topic", protobuf, "github.com/jhump/protoreflect/v2"},
-	"sidecar/internal/broker":              {"sidecar/internal/dispatch", "sidecar/internal/mutant", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/schema", "internal/topic", "internal/filter", schemas, protobuf},
+	"sidecar/internal/broker":              {"sidecar/internal/dispatch", "sidecar/internal/mutant", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/schema", "internal/topic", "internal/filter", schemas, protobuf, "github.com/cespare/xxhash/v2"},
 	"sidecar/internal/server":              {"sidecar/internal/broker", "sidecar/internal/engine", "internal/topic", schemas, protobuf, connect, "connectrpc.com/grpchealth", "connectrpc.com/grpcreflect"},
 	"sidecar/internal/telemetry":           {connect, schemas},
 	"sidecar/internal/sim":                 {"sidecar/internal/broker", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/mutant", "internal/topic", schemas, protobuf, "github.com/cockroachdb/pebble/v2/vfs"},
@@ -67,6 +67,9 @@ var architecture = map[string][]string{
 	"sidecar":                              {"sidecar/internal", connect},
 	"sidecar/mqtest":                       {"runtime/mq", "internal/hook", "sidecar/internal", schemas, protobuf, connect},
 	"sidecar/cmd/mq":                       {"sidecar", "internal/topic", "schemas", "github.com/bufbuild/protocompile", "sidecar/internal/config", "sidecar/internal/telemetry", schemas, protobuf, connect, "github.com/spf13/cobra", "github.com/spf13/pflag"},
+
+	// What the promises cost, measured: tests only.
+	"sidecar/internal/bench": {"std"},
 
 	// What users would write.
 	"examples/flights":        {"runtime/mq", "examples/flights/gen", "examples/internal/child", schemas, protobuf, connect},

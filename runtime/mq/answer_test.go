@@ -177,3 +177,20 @@ func TestLargeAnswersAreSentInPieces(t *testing.T) {
 		r.finish(t)
 	})
 }
+
+// TestInTxOfACall: the answer settles the call, and a transaction has no place for it.
+func TestInTxOfACall(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		w := NewWorker(c)
+		HandleCall(w, stringSubscription, func(ctx context.Context, _ *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			return nil, InTx(ctx, func(*Tx) error { t.Error("the transaction began"); return nil })
+		})
+		r := start(t, w)
+		_ = (<-b.consumers).deliverCall(nil, 7)
+		got := b.allSettled()
+		if len(got) != 1 || !strings.HasPrefix(got[0], "0 answer 7 inbox failed_precondition CALL_IN_TRANSACTION") {
+			t.Errorf("settled %q", got)
+		}
+		r.finish(t)
+	})
+}

@@ -219,7 +219,7 @@ func (s *session) handleBatch(all []*delivery) {
 		if len(c.items) == 0 {
 			return nil
 		}
-		return c.subscription.handle(ctx, c)
+		return c.subscription.handle(context.WithValue(ctx, callKey{}, c), c)
 	}, s.panicked(all[0]), func(result *brokerv1.Settlement) {
 		watch()
 		for i, at := range items {

@@ -22,9 +22,10 @@ type Call struct {
 
 // item is one message of a call.
 type item struct {
-	meta    Meta
-	message proto.Message
-	failure error
+	meta     Meta
+	message  proto.Message
+	failure  error
+	delivery *delivery
 }
 
 // Group returns the group of the subscription.

@@ -26,6 +26,15 @@ type delivery struct {
 	returned chan struct{} // closed when its handler returns; made by the delivery that waits for that
 	before   chan struct{} // of an earlier delivery of the message, whose handler has not returned
 	manual   *manual       // of a handler that settles itself
+	early    bool          // it was settled while its handler went on, by that or by a transaction
+	over     bool          // its handler has returned
+
+	// Of one that a transaction acknowledges, guarded as well.
+	held      bool                 // the transaction is on its way
+	judged    bool                 // outcome is to be reported if the transaction fails
+	outcome   *brokerv1.Settlement // nil for an acknowledgement
+	committed bool                 // the transaction was applied
+	doubtful  bool                 // it is not known whether it was
 
 	// Of subscriptions with batches.
 	size    int // bytes of the payload
@@ -176,7 +185,7 @@ func (d *delivery) handle() {
 		if err := d.open(&c.single[0], deadline); err != nil {
 			return err
 		}
-		c.failed = c.subscription.handle(context.WithValue(ctx, metaKey{}, &c.single[0].meta), c)
+		c.failed = c.subscription.handle(context.WithValue(ctx, callKey{}, c), c)
 		return c.failed
 	}, s.panicked(d), func(outcome *brokerv1.Settlement) {
 		watch()
@@ -238,6 +247,7 @@ func (d *delivery) open(to *item, deadline time.Time) error {
 	if to.meta.ID == "" {
 		to.meta.ID = d.place.id()
 	}
+	to.delivery = d
 	to.message, err = subscription.decode(record.payload)
 	return err
 }
@@ -266,7 +276,7 @@ func (s *session) expire(all []*delivery, cause error) {
 		}
 		d.settled = true
 		s.state.active--
-		s.reportLocked(d.token, d.timedOut(cause))
+		s.settleLocked(d, d.timedOut(cause))
 		expired++
 	}
 	if expired == 0 {
@@ -293,11 +303,13 @@ func (s *session) finish(all []*delivery, outcomes []*brokerv1.Settlement) {
 		if d.returned != nil {
 			close(d.returned)
 		}
-		if d.manual != nil {
-			if d.manual.early {
-				s.state.early--
-			}
-			d.manual.returned = true
+		if d.early {
+			s.state.early--
+		}
+		d.over = true
+		if d.committed && !acknowledges(outcomes[i]) {
+			c.log.Warn("a handler failed after its transaction was applied, which has acknowledged the message", "partition", d.partition,
+				"offset", d.offset, "attempt", d.attempt, "error", errorOf(outcomes[i]))
 		}
 		if d.settled {
 			continue
@@ -305,9 +317,7 @@ func (s *session) finish(all []*delivery, outcomes []*brokerv1.Settlement) {
 		d.settled = true
 		settled++
 		s.state.active--
-		if !s.state.lost || worthReporting(outcomes[i]) {
-			s.reportLocked(d.token, outcomes[i])
-		}
+		s.settleLocked(d, outcomes[i])
 	}
 	if c.mu.current != nil {
 		defer c.mu.current.startLocked()

@@ -55,8 +55,8 @@ var (
 )
 
 var (
-	// ErrUnknownOutcome: the message was sent and no answer came. It may have been published or not.
-	ErrUnknownOutcome = errors.New("mq: the message may or may not have been published")
+	// ErrUnknownOutcome: a message or a transaction was sent and no answer came. It may have been published, or applied, or not.
+	ErrUnknownOutcome = errors.New("mq: the outcome is unknown: it may or may not have happened")
 	// ErrClosed: the client was closed.
 	ErrClosed = errors.New("mq: client closed")
 	// ErrProcessingTimeout is the cause of a handler's context that ends because the handler took too long.
@@ -77,6 +77,7 @@ const (
 	reasonBadTTL          = "BAD_TTL"
 	reasonBadPriority     = "BAD_PRIORITY"
 	reasonInvalid         = "INVALID"
+	reasonBatchTooLarge   = "BATCH" + tooLargeSuffix
 
 	tooLargeSuffix = "_TOO_LARGE"
 )
@@ -153,7 +154,7 @@ func undeclared(err error) bool {
 // the metadata.
 func invalid(reason, field, message string, bound int) *Error {
 	e := &Error{Code: connect.CodeInvalidArgument, Reason: reason, Field: field, Message: message}
-	if reason == reasonHeadersTooLarge || reason == reasonMessageTooLarge {
+	if reason == reasonHeadersTooLarge || reason == reasonMessageTooLarge || reason == reasonBatchTooLarge {
 		e.Code = connect.CodeResourceExhausted
 	}
 	if bound != 0 {

@@ -35,6 +35,7 @@ type fakeBroker struct {
 	declare   func(*brokerv1.DeclareRequest) (*brokerv1.DeclareResponse, error)
 	frame     func(*brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error)
 	settle    func(*brokerv1.SettleRequest) (*brokerv1.SettleResponse, error)
+	commit    func(*brokerv1.CommitRequest) (*brokerv1.CommitResponse, error)
 	cancel    func(*brokerv1.CancelRequest) (*brokerv1.CancelResponse, error)
 	consume   func() error                         // refuses a Consume stream
 	inbox     func(*brokerv1.RepliesRequest) error // refuses a Replies stream
@@ -53,6 +54,7 @@ type fakeBroker struct {
 		known    map[string]bool
 		next     int64 // offset
 		frames   []*brokerv1.PublishStreamRequest
+		commits  []*brokerv1.CommitRequest
 	}
 }
 
@@ -84,7 +86,7 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	down := n.mu.down
 	n.mu.Unlock()
 	if down {
-		return nil, errors.New("connection refused")
+		return nil, &net.OpError{Op: "dial", Net: "memory", Err: errors.New("connection refused")}
 	}
 	client, server := net.Pipe()
 	select {
@@ -451,6 +453,30 @@ func (b *fakeBroker) Settle(_ context.Context, r *connect.Request[brokerv1.Settl
 func (b *fakeBroker) Cancel(_ context.Context, r *connect.Request[brokerv1.CancelRequest]) (*connect.Response[brokerv1.CancelResponse], error) {
 	answer, err := b.cancel(r.Msg)
 	return connect.NewResponse(answer), err
+}
+
+// Commit notes the transaction, and applies it unless the test does something else.
+func (b *fakeBroker) Commit(_ context.Context, r *connect.Request[brokerv1.CommitRequest]) (*connect.Response[brokerv1.CommitResponse], error) {
+	b.mu.Lock()
+	b.mu.commits = append(b.mu.commits, r.Msg)
+	b.mu.Unlock()
+	if b.commit != nil {
+		answer, err := b.commit(r.Msg)
+		if answer != nil || err != nil {
+			return connect.NewResponse(answer), err
+		}
+	}
+	answer := &brokerv1.CommitResponse{Results: b.store(&brokerv1.PublishStreamRequest{Batches: r.Msg.GetPublishes()}).GetResults()}
+	for _, c := range r.Msg.GetCancels() {
+		answer.Cancels = append(answer.Cancels, &brokerv1.CancelResponse{Canceled: uint64(len(c.GetIds())) - 1, UnknownIds: c.GetIds()[:1]})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+func (b *fakeBroker) commits() []*brokerv1.CommitRequest {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.mu.commits)
 }
 
 // token is the lease token of an offset.

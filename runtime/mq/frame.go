@@ -1,6 +1,9 @@
 package mq
 
 import (
+	"cmp"
+	"slices"
+
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
 
@@ -8,8 +11,12 @@ import (
 const (
 	maxFrameBytes   = 4<<20 - 64<<10
 	maxFrameRecords = 10_000
+	maxFrameBatches = 512
 	batchOverhead   = 32
 )
+
+// maxNumbersAhead bounds the numbers of batches from the first one that is not answered: the sidecar remembers 1,024 answers of a producer.
+const maxNumbersAhead = 512
 
 // entry is one Publish call that waits for its answer. Its state is guarded by the pipeline's lock.
 type entry struct {
@@ -35,8 +42,12 @@ type answer struct {
 }
 
 // batch is records of one topic that the sidecar takes or refuses together.
+//
+// Once it was sent it has a number and does not change, whoever abandons his entry, until the sidecar has answered: by the number and the records
+// it recognises a batch that it has stored already.
 type batch struct {
 	topic   *topic
+	number  uint64 // 0 until it is sent
 	records []byte // encoding of a RecordSet
 	entries []*entry
 
@@ -53,8 +64,11 @@ func (b *batch) add(e *entry, encoded []byte) {
 	b.entries = append(b.entries, e)
 }
 
-// drop removes the abandoned entries and their records.
+// drop removes the abandoned entries and their records. Of a batch that was sent it removes all or none.
 func (b *batch) drop() {
+	if b.number != 0 && slices.ContainsFunc(b.entries, func(e *entry) bool { return e.state != abandoned }) {
+		return
+	}
 	kept, bytes := b.entries[:0], b.records[:0]
 	for _, e := range b.entries {
 		if e.state == abandoned {
@@ -73,7 +87,7 @@ func (b *batch) drop() {
 	b.entries, b.records = kept, bytes
 }
 
-// split halves a batch of more than one entry. The halves share its memory but no part of it.
+// split halves a batch of more than one entry, which was refused. The halves share its memory but no part of it, and have no numbers yet.
 func (b *batch) split() (first, second *batch) {
 	middle := len(b.entries) / 2
 	cut := b.entries[middle].start
@@ -101,6 +115,9 @@ func (f *frame) fits(t *topic, n int) bool {
 		return false
 	}
 	if f.byTopic[t] == nil {
+		if len(f.batches) == maxFrameBatches {
+			return false
+		}
 		n += len(t.name) + batchOverhead
 	}
 	return f.bytes+n <= maxFrameBytes
@@ -119,12 +136,46 @@ func (f *frame) add(t *topic, e *entry, encoded []byte) {
 	f.records++
 }
 
-// head returns the leading batches that fit one frame on the wire. All of them do, unless refused batches were split.
-func (f *frame) head() []*batch {
+// unanswered is the lowest number of a batch, 0 if none has one.
+func (f *frame) unanswered() (lowest uint64) {
+	for _, b := range f.batches {
+		if b.number != 0 && (lowest == 0 || b.number < lowest) {
+			lowest = b.number
+		}
+	}
+	return lowest
+}
+
+// head returns the leading batches that fit one frame on the wire. All of them do, unless refused batches were split. It numbers them, from the
+// number after last, and returns the last number given by now.
+func (f *frame) head(last uint64) (head []*batch, given uint64) {
+	lowest := f.unanswered()
+	if lowest != 0 && last-lowest >= maxNumbersAhead {
+		// New ones wait for those that have numbers.
+		slices.SortStableFunc(f.batches, func(a, b *batch) int { return cmp.Compare(min(b.number, 1), min(a.number, 1)) })
+	}
+	for _, b := range f.fitting() {
+		if b.number == 0 {
+			if lowest != 0 && last-lowest >= maxNumbersAhead {
+				break
+			}
+			last++
+			b.number = last
+			if lowest == 0 {
+				lowest = last
+			}
+		}
+		head = append(head, b)
+	}
+	return head, last
+}
+
+// fitting returns the leading batches that fit one frame by their size and number.
+func (f *frame) fitting() []*batch {
 	total := 0
 	for i, b := range f.batches {
 		total += b.size()
-		if total > maxFrameBytes && i > 0 {
+		if (total > maxFrameBytes || i == maxFrameBatches) && i > 0 {
 			return f.batches[:i]
 		}
 	}
@@ -132,10 +183,11 @@ func (f *frame) head() []*batch {
 }
 
 // request is the frame of these batches. It refers to their memory.
-func request(sequence uint64, batches []*batch) *brokerv1.PublishStreamRequest {
-	r := &brokerv1.PublishStreamRequest{Sequence: sequence, Batches: make([]*brokerv1.TopicRecords, len(batches))}
+func request(sequence uint64, producer []byte, answeredBelow uint64, batches []*batch) *brokerv1.PublishStreamRequest {
+	r := &brokerv1.PublishStreamRequest{
+		Sequence: sequence, ProducerId: producer, AnsweredBelow: answeredBelow, Batches: make([]*brokerv1.TopicRecords, len(batches))}
 	for i, b := range batches {
-		r.Batches[i] = &brokerv1.TopicRecords{Topic: b.topic.name, Records: b.records}
+		r.Batches[i] = &brokerv1.TopicRecords{Topic: b.topic.name, Records: b.records, Number: b.number}
 	}
 	return r
 }

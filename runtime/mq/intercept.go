@@ -14,6 +14,7 @@ type Publication struct {
 	payload []byte // the encoding of the message, if it comes from one; else nil
 	record  Record
 
+	tx       *Tx           // where it goes, if not to the sidecar at once
 	queued   chan struct{} // of capacity 1, for who waits until the record is queued; else nil
 	detached bool          // once the record is queued, the context does not matter
 }

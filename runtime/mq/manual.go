@@ -98,11 +98,11 @@ type manual struct {
 	timer    *time.Timer  // ends the handler's context
 	cause    func() error // of its end
 
-	// Guarded by consumer.mu.
-	early    bool // the handler settled the message
-	result   Outcome
-	returned bool
+	result Outcome // how the handler settled the message; guarded by consumer.mu
 }
+
+// lease implements Leased.
+func (d *Delivery[M]) lease() *delivery { return d.call.items[0].delivery }
 
 func (m *manual) settled() bool {
 	c := m.delivery.session.consumer
@@ -141,11 +141,11 @@ func outcomeOfSettlement(s *brokerv1.Settlement) Outcome {
 }
 
 // openLocked returns why the delivery can no longer be settled, nil if it can.
-func (m *manual) openLocked() error {
-	switch s := m.delivery.session; {
-	case m.early, m.returned:
+func (d *delivery) openLocked() error {
+	switch s := d.session; {
+	case d.early, d.over, d.held:
 		return ErrSettled
-	case m.delivery.settled, errors.Is(m.cause(), ErrProcessingTimeout): // then expire may still wait for the lock
+	case d.settled, d.manual != nil && errors.Is(d.manual.cause(), ErrProcessingTimeout): // then expire may still wait for the lock
 		return s.timedOut
 	case s.state.deaf:
 		return ErrLeaseLost
@@ -161,14 +161,14 @@ func (m *manual) settle(ctx context.Context, outcome *brokerv1.Settlement) error
 	if err := func() error {
 		s.consumer.mu.Lock()
 		defer s.consumer.mu.Unlock()
-		if err := m.openLocked(); err != nil {
+		if err := d.openLocked(); err != nil {
 			return err
 		}
 		if s.state.answers == nil {
 			s.state.answers = make(map[string]chan error)
 		}
 		s.state.answers[string(d.token)] = answer
-		d.settled, m.early, m.result = true, true, outcomeOfSettlement(outcome)
+		d.settled, d.early, m.result = true, true, outcomeOfSettlement(outcome)
 		s.state.active--
 		s.state.early++
 		s.reportLocked(d.token, outcome)
@@ -189,7 +189,7 @@ func (m *manual) extend(by time.Duration) error {
 	c := m.delivery.session.consumer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := m.openLocked(); err != nil {
+	if err := m.delivery.openLocked(); err != nil {
 		return err
 	}
 	if !m.timer.Reset(by) { // it has just fired, and expire waits for the lock

@@ -46,13 +46,14 @@ func (m Meta) Headers() iter.Seq2[string, string] { return m.record.headers() }
 // MetaFrom returns what is known of the message that the handler with this context, or a context derived from it, handles.
 // Elsewhere it is the zero Meta.
 func MetaFrom(ctx context.Context) Meta {
-	if m, ok := ctx.Value(metaKey{}).(*Meta); ok {
-		return *m
+	if c, ok := ctx.Value(callKey{}).(*Call); ok && !c.Batch() {
+		return c.items[0].meta
 	}
 	return Meta{}
 }
 
-type metaKey struct{}
+// callKey is the key of a handler's [Call] in its context.
+type callKey struct{}
 
 // id is the id of a message that has none of its own. Each priority above the lowest has offsets of its own.
 func (p place) id() string {

@@ -44,8 +44,11 @@ func OutcomeOf(err error) Outcome {
 }
 
 // Outcome returns what becomes of message i of a call for which the next function returned err: what it was failed with counts, or how the
-// handler settled it itself.
+// handler settled it itself, or before both that a transaction acknowledged it.
 func (c *Call) Outcome(i int, err error) Outcome {
+	if c.items[i].delivery.isCommitted() {
+		return OutcomeAck
+	}
 	if failure := c.Failure(i); failure != nil {
 		return OutcomeOf(failure)
 	}

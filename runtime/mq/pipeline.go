@@ -2,6 +2,7 @@ package mq
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ const (
 //
 // One frame at a time is also what keeps order. Were a second frame sent before the first is answered, and the first then
 // lost, sending the first again would place it behind the second.
+//
+// What is sent again, because the answer was lost, is stored once: its batches are the same and have the same numbers, by which a sidecar knows them
+// also after its restart.
 type pipeline struct {
 	client *Client
 	work   chan struct{} // of capacity 1: frames may have grown
@@ -48,10 +52,13 @@ type pipeline struct {
 	hangUp   context.CancelFunc
 	declared map[*topic]bool // since the last stream broke; the sidecar at the end of the next may be a new one
 	sequence uint64
+	producer []byte // names the client to sidecars
+	numbered uint64 // the last number that a batch was given
 }
 
 func newPipeline(c *Client) *pipeline {
-	p := &pipeline{client: c, work: make(chan struct{}, 1), declared: make(map[*topic]bool)}
+	p := &pipeline{client: c, work: make(chan struct{}, 1), declared: make(map[*topic]bool), producer: make([]byte, 16)}
+	_, _ = rand.Read(p.producer) // it never fails
 	p.mu.space = make(chan struct{})
 	return p
 }
@@ -127,7 +134,7 @@ func (p *pipeline) offer(t *topic, e *entry, encoded []byte) (space <-chan struc
 	return nil, nil
 }
 
-// abandon is the end of a call whose context ended before the answer. The pipeline will not send its record from now on.
+// abandon is the end of a call whose context ended before the answer. If its record was not sent yet, it will not be from now on.
 func (p *pipeline) abandon(ctx context.Context, e *entry) (Receipt, error) {
 	p.mu.Lock()
 	state, trouble := e.state, p.mu.trouble
@@ -269,7 +276,7 @@ func (p *pipeline) deliver(ctx context.Context, f *frame) {
 	f.batches = f.batches[:0]
 }
 
-// live drops what was abandoned and reports whether anything is left.
+// live drops what was abandoned, as far as it may, and reports whether anything is left.
 func (p *pipeline) live(f *frame) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -298,7 +305,7 @@ func (p *pipeline) attempt(ctx context.Context, f *frame) error {
 		return nil
 	}
 	p.connect(ctx)
-	response, err := p.exchange(batches)
+	response, err := p.exchange(f, batches)
 	if err != nil {
 		p.disconnect()
 		err = fromCall(err)
@@ -365,7 +372,8 @@ func (p *pipeline) launch(f *frame) []*batch {
 	if !p.live(f) {
 		return nil
 	}
-	head := f.head()
+	var head []*batch
+	head, p.numbered = f.head(p.numbered)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, b := range head {
@@ -379,9 +387,9 @@ func (p *pipeline) launch(f *frame) []*batch {
 }
 
 // exchange sends one frame and waits for its answer.
-func (p *pipeline) exchange(batches []*batch) (*brokerv1.PublishStreamResponse, error) {
+func (p *pipeline) exchange(f *frame, batches []*batch) (*brokerv1.PublishStreamResponse, error) {
 	p.sequence++
-	if err := p.stream.Send(request(p.sequence, batches)); err != nil && !errors.Is(err, io.EOF) {
+	if err := p.stream.Send(request(p.sequence, p.producer, f.unanswered(), batches)); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	// After an EOF the sidecar ended the stream, and Receive says why.
@@ -440,23 +448,27 @@ func concernsOneRecord(e *Error) bool {
 	}
 }
 
-// scheduled is the offset of a record that is kept back.
-const scheduled = -1
+// noOffset is the offset of a record that has no place: it is kept back, or in a transaction that is not committed.
+const noOffset = -1
+
+// receiptOf is the receipt of record i of a batch.
+func receiptOf(topic, id string, priority uint32, result *brokerv1.BatchResult, i int) Receipt {
+	partition, offset := result.GetPartitions()[i], result.GetOffsets()[i]
+	if id == "" {
+		id = place{partition, priority, offset}.id()
+	}
+	_, duplicate := slices.BinarySearch(result.GetDuplicates(), uint32(i))
+	return Receipt{ID: id, Topic: topic, Partition: partition, Offset: offset, Scheduled: offset == noOffset, Duplicate: duplicate}
+}
 
 // accept answers each entry with its receipt.
 func (p *pipeline) accept(b *batch, result *brokerv1.BatchResult) {
-	partitions, offsets := result.GetPartitions(), result.GetOffsets()
-	if len(partitions) != len(b.entries) || len(offsets) != len(b.entries) {
+	if len(result.GetPartitions()) != len(b.entries) || len(result.GetOffsets()) != len(b.entries) {
 		p.refuse(b, fmt.Errorf("%w: the sidecar's answer does not match the batch", ErrUnknownOutcome))
 		return
 	}
 	p.answer(b, func(i int, e *entry) answer {
-		id := e.id
-		if id == "" {
-			id = place{partitions[i], e.priority, offsets[i]}.id()
-		}
-		return answer{receipt: Receipt{
-			ID: id, Topic: b.topic.name, Partition: partitions[i], Offset: offsets[i], Scheduled: offsets[i] == scheduled}}
+		return answer{receipt: receiptOf(b.topic.name, e.id, e.priority, result, i)}
 	})
 }
 

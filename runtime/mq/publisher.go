@@ -23,9 +23,12 @@ type Publisher[M proto.Message] struct {
 // Generated code makes one for each rpc, with the defaults that the rpc has; one that is made of a topic alone has those given here.
 func NewPublisher[M proto.Message](sender Sender, t Topic[M], defaults ...PublishOption) *Publisher[M] {
 	p := &Publisher[M]{sender: sender, describe: t.describe, defaults: defaults}
-	if client, ok := sender.(*Client); ok {
-		p.client, p.topic = client, client.topic(t.name, t.descriptor())
-	} else {
+	switch s := sender.(type) {
+	case *Client:
+		p.client, p.topic = s, s.topic(t.name, t.descriptor())
+	case *Tx:
+		p.topic = s.client.topic(t.name, t.descriptor())
+	default:
 		descriptor := t.descriptor()
 		p.topic = &topic{name: t.name, message: descriptor.FullName(), descriptor: descriptor}
 	}
@@ -38,11 +41,11 @@ type Receipt struct {
 	ID        string
 	Topic     string
 	Partition uint32
-	// Offset is -1 for a message that is kept back: it gets its place when it is due.
+	// Offset is -1 for a message that is kept back: it gets its place when it is due. So it is in a transaction until that is committed.
 	Offset int64
 	// Scheduled reports that the message is kept back, and that [Client.Cancel] takes its ID until it is due.
 	Scheduled bool
-	// Duplicate reports that the message was published before under the same dedupe id; this is the first receipt.
+	// Duplicate reports that the message was published before under the same dedupe id; this is where it rests since then.
 	Duplicate bool
 }
 
@@ -52,8 +55,10 @@ type Receipt struct {
 //
 // A refusal is returned as an [*Error] and means that the message was not published. While the sidecar is away or busy,
 // Publish waits: give it a context that ends. If the connection breaks before the answer, the message is sent again after the
-// reconnect, so it may be published twice. When ctx ends, the call returns its error; if the message was on its way by
-// then, the error is also [ErrUnknownOutcome]. Publish keeps neither msg nor what the options hold.
+// reconnect, as long as anybody waits for the answer to the frame that it was sent in; the sidecar, which remembers a client for
+// an hour after it last heard of it, also across its restarts, stores it once. When ctx ends, the call returns its error; if the
+// message was on its way by then, the error is also [ErrUnknownOutcome], and publishing it anew may publish it twice, unless
+// the topic has a dedupe window and the message an id. Publish keeps neither msg nor what the options hold.
 func (p *Publisher[M]) Publish(ctx context.Context, msg M, opts ...PublishOption) (Receipt, error) {
 	publication, err := p.prepare(msg, opts)
 	var receipt Receipt
@@ -103,6 +108,9 @@ func (p *Publisher[M]) prepare(msg M, opts []PublishOption) (*Publication, error
 
 // send publishes what the interceptors made of a message, and waits for the answer.
 func (c *Client) send(ctx context.Context, p *Publication) (Receipt, error) {
+	if p.tx != nil {
+		return p.tx.add(ctx, p)
+	}
 	e, err := c.enqueue(ctx, p)
 	if err != nil {
 		return Receipt{}, err
@@ -119,22 +127,9 @@ func (c *Client) send(ctx context.Context, p *Publication) (Receipt, error) {
 
 // enqueue checks a record and queues it.
 func (c *Client) enqueue(ctx context.Context, p *Publication) (*entry, error) {
-	record, t := &p.record, p.topic
-	if err := record.check(); err != nil {
+	size, err := c.ready(ctx, p)
+	if err != nil {
 		return nil, err
-	}
-	if err := record.resolve(t.levels.Load()); err != nil {
-		return nil, err
-	}
-	if err := c.ensureDeclared(ctx, t); err != nil {
-		return nil, err
-	}
-	size := p.payloadSize()
-	if limit := int(t.maxBytes.Load()); size > limit {
-		return nil, messageTooLarge(size, limit)
-	}
-	if levels := t.levels.Load(); levels > 0 && record.priority > levels {
-		return nil, priorityUnknown(record.priority, levels)
 	}
 
 	// The record is encoded here and copied into the frame under the pipeline's lock, so that neither a large message nor
@@ -148,7 +143,29 @@ func (c *Client) enqueue(ctx context.Context, p *Publication) (*entry, error) {
 	if cap(encoded) <= maxKeptEncoding {
 		*buffer = encoded
 	}
-	return c.pipeline.queue(ctx, t, encoded, record.ID, uint32(record.priority))
+	return c.pipeline.queue(ctx, p.topic, encoded, p.record.ID, uint32(p.record.priority))
+}
+
+// ready checks a record against all bounds, for which it declares the topic if need be, and returns the size of the payload.
+func (c *Client) ready(ctx context.Context, p *Publication) (payloadSize int, err error) {
+	record, t := &p.record, p.topic
+	if err := record.check(); err != nil {
+		return 0, err
+	}
+	if err := record.resolve(t.levels.Load()); err != nil {
+		return 0, err
+	}
+	if err := c.ensureDeclared(ctx, t); err != nil {
+		return 0, err
+	}
+	size := p.payloadSize()
+	if limit := int(t.maxBytes.Load()); size > limit {
+		return 0, messageTooLarge(size, limit)
+	}
+	if levels := t.levels.Load(); levels > 0 && record.priority > levels {
+		return 0, priorityUnknown(record.priority, levels)
+	}
+	return size, nil
 }
 
 // maxKeptEncoding bounds the buffers that are kept for later calls.

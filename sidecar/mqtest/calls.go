@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"connectrpc.com/connect"
@@ -19,7 +20,7 @@ type Step int
 const (
 	// BeforePublish: the message has arrived, nothing is stored. The SDK sends it again.
 	BeforePublish Step = iota + 1
-	// AfterPublish: the message is stored, its publisher does not know. The SDK sends it again, so it is stored twice. A handler that had it by then has it once more, if
+	// AfterPublish: the message is stored, its publisher does not know. The SDK sends it again, and it is stored once. A handler that had it by then has it once more, if
 	// its outcome was not stored yet.
 	AfterPublish
 	// BeforeDelivery: the message is leased to a consumer and was not sent. It is delivered after the restart.
@@ -28,11 +29,15 @@ const (
 	BeforeSettle
 	// AfterSettle: the outcome is stored, the consumer does not know.
 	AfterSettle
+	// BeforeCommit: a transaction has arrived, nothing of it is applied. The SDK sends it again; if it acknowledges a message, that comes again.
+	BeforeCommit
+	// AfterCommit: a transaction is applied, who sent it does not know. The SDK sends it again, and it is applied once.
+	AfterCommit
 )
 
 // String is the step in words.
 func (s Step) String() string {
-	if names := [...]string{"before publish", "after publish", "before delivery", "before settle", "after settle"}; s >= BeforePublish && int(s) <= len(names) {
+	if names := [...]string{"before publish", "after publish", "before delivery", "before settle", "after settle", "before commit", "after commit"}; s >= BeforePublish && int(s) <= len(names) {
 		return names[s-1]
 	}
 	return fmt.Sprintf("Step(%d)", int(s))
@@ -155,6 +160,15 @@ func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			c.publishing(+1)
 			defer c.publishing(-1)
 			return answer, c.around(ctx, BeforePublish, AfterPublish, do)
+		case *brokerv1.CommitRequest:
+			if c.options.duplicate {
+				c.loseFirst(ctx, m)
+			}
+			return answer, c.around(ctx, BeforeCommit, AfterCommit, func() error {
+				c.publishing(+1)
+				defer c.publishing(-1)
+				return do()
+			})
 		case *brokerv1.SettleRequest:
 			c.settling(+1)
 			defer c.settling(-1)
@@ -270,30 +284,55 @@ func (s *Sidecar) sent(to subscription, slices []*brokerv1.Slice) {
 	}
 }
 
+// firstLocked reports whether this is the first final outcome of the message that a lease is of.
+func (s *Sidecar) firstLocked(token []byte) bool {
+	d, ok := s.mu.deliveries[string(token)]
+	if !ok || s.mu.repeated[d] {
+		return false
+	}
+	s.mu.repeated[d] = true
+	return true
+}
+
+// loseFirst takes the leases from a transaction that acknowledges a message for the first time, so that it fails.
+func (c *calls) loseFirst(ctx context.Context, m *brokerv1.CommitRequest) {
+	lose := false
+	c.mu.Lock()
+	for _, a := range m.GetAcknowledgements() {
+		for token := range slices.Chunk(a.GetTokens(), broker.TokenSize) {
+			lose = c.firstLocked(token) || lose
+		}
+	}
+	c.mu.Unlock()
+	if !lose {
+		return
+	}
+	for _, a := range m.GetAcknowledgements() {
+		var releases []broker.Settlement
+		for token := range slices.Chunk(a.GetTokens(), broker.TokenSize) {
+			releases = append(releases, broker.Settlement{Token: token, Outcome: broker.Released})
+		}
+		// What is refused here is refused to the transaction too.
+		_, _ = c.run.broker.Settle(ctx, a.GetGroup(), a.GetTopic(), nil, releases)
+	}
+}
+
 // dropFirst makes a release of the first final outcome of each message.
 func (s *Sidecar) dropFirst(m *brokerv1.SettleRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := func(token []byte) bool {
-		d, ok := s.mu.deliveries[string(token)]
-		if !ok || s.mu.repeated[d] {
-			return false
-		}
-		s.mu.repeated[d] = true
-		return true
-	}
 	var acks []byte
 	others := m.GetSettlements()
 	for _, o := range others {
 		switch o.GetOutcome().(type) {
 		case *brokerv1.Settlement_Ack_, *brokerv1.Settlement_Reject_, *brokerv1.Settlement_Answer_:
-			if first(o.GetToken()) {
+			if s.firstLocked(o.GetToken()) {
 				o.Outcome = &brokerv1.Settlement_Release_{Release: &brokerv1.Settlement_Release{}}
 			}
 		}
 	}
 	for all := m.GetAcks(); len(all) >= broker.TokenSize; all = all[broker.TokenSize:] {
-		if token := all[:broker.TokenSize]; first(token) {
+		if token := all[:broker.TokenSize]; s.firstLocked(token) {
 			others = append(others, &brokerv1.Settlement{
 				Token: token, Outcome: &brokerv1.Settlement_Release_{Release: &brokerv1.Settlement_Release{}},
 			})

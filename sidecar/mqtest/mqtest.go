@@ -97,7 +97,8 @@ func WithStart(start time.Time) Option {
 }
 
 // DuplicateEverything makes every message come twice to each group: what a handler decides about it the first time (done, skipped or rejected) does not reach the
-// sidecar, as if the connection had broken in between. A handler that passes is idempotent.
+// sidecar, as if the connection had broken in between. A handler that passes is idempotent. The first transaction that acknowledges a message fails with
+// mq.ErrLeaseLost.
 func DuplicateEverything() Option {
 	return func(o *options) { o.duplicate = true }
 }

@@ -72,11 +72,16 @@ type Limits struct {
 	Lookahead int
 	// Unsettled bounds the messages of a partition that are known and not settled in a group.
 	Unsettled int
+	// DedupeIDs bounds the ids, of all topics together, that are within their windows; 0 is DefaultDedupeIDs. Each costs 11 to 22 bytes.
+	DedupeIDs int
 }
+
+// DefaultDedupeIDs is the bound of Limits.DedupeIDs for who does not set it.
+const DefaultDedupeIDs = 4 << 20
 
 // DefaultLimits are the limits of a sidecar that was not told otherwise.
 func DefaultLimits() Limits {
-	return Limits{MessageBytes: 1 << 20, KeyBytes: 1 << 10, Headers: 64, HeaderBytes: 32 << 10, Lookahead: 1024, Unsettled: 200_000}
+	return Limits{MessageBytes: 1 << 20, KeyBytes: 1 << 10, Headers: 64, HeaderBytes: 32 << 10, Lookahead: 1024, Unsettled: 200_000, DedupeIDs: DefaultDedupeIDs}
 }
 
 // Broker is a sidecar's topics, groups and consumers. It is safe for concurrent use.
@@ -95,12 +100,15 @@ type Broker struct {
 
 	onActivity func() // may be nil
 
-	catalogue *catalogue
-	schedule  *schedule
-	postboxes postboxes
-	claims    *claims
-	lastID    atomic.Uint64 // of sessions
-	draining  atomic.Bool
+	catalogue    *catalogue
+	schedule     *schedule
+	ledger       *ledger
+	transactions *transactions
+	postboxes    postboxes
+	claims       *claims
+	lastID       atomic.Uint64 // of sessions
+	lastWaiter   atomic.Uint64
+	draining     atomic.Bool
 
 	declared chan struct{} // holds a token when topics were declared since retain looked
 
@@ -125,6 +133,9 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	if o.Parse == nil {
 		o.Parse = schema.Parse
 	}
+	if o.Limits.DedupeIDs == 0 {
+		o.Limits.DedupeIDs = DefaultDedupeIDs
+	}
 	if o.Turn == nil {
 		o.Turn = func(fmt.Stringer) {}
 	}
@@ -138,10 +149,17 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b.claims = newClaims(o.Cluster, o.Turn)
 	b.schedule = newSchedule(b)
 	b.postboxes.open(b)
+	b.transactions = newTransactions(b)
 	scheduling, err := b.openSchedule(ctx)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("open the schedule: %w", err)
+	}
+	b.ledger = newLedger(b)
+	recording, err := b.openLedger(ctx)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("open the ledger: %w", err)
 	}
 	b.catalogue = newCatalogue(o.Engine, b.claims, o.Clock, o.Random)
 	if err := b.catalogue.open(ctx); err != nil {
@@ -157,6 +175,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		g.await(ctx)
 	}
 	b.work.Go(func() { b.schedule.run(running, scheduling) })
+	b.work.Go(func() { b.ledger.run(running, recording) })
 	b.work.Go(func() { b.retain(running) })
 	return b, nil
 }
@@ -168,12 +187,33 @@ func (b *Broker) openSchedule(ctx context.Context) (*scheduling, error) {
 		return nil, err
 	}
 	b.schedule.open(owned.store)
-	if mark := time.UnixMilli(owned.mark); mark.After(b.wall0) {
-		b.log.Warn("the clock was set back: the time of day goes on from the latest that the store has seen",
-			"clock", b.wall0.UTC(), "seen", mark.UTC(), "ahead", mark.Sub(b.wall0))
-		b.wall0 = mark
+	seen, err := b.transactions.loadClock(ctx)
+	if err != nil {
+		return nil, err
 	}
+	b.notBefore(time.UnixMilli(max(owned.mark, seen)))
 	return owned, nil
+}
+
+// openLedger claims the ledger, and with it the time of its last entry.
+func (b *Broker) openLedger(ctx context.Context) (*recording, error) {
+	owned, err := b.ledger.own(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.ledger.open()
+	b.notBefore(time.UnixMilli(owned.latest))
+	return owned, nil
+}
+
+// notBefore sets the time of day to what the store has seen, if that is later.
+func (b *Broker) notBefore(mark time.Time) {
+	if !mark.After(b.wall0) {
+		return
+	}
+	b.log.Warn("the clock was set back: the time of day goes on from the latest that the store has seen",
+		"clock", b.wall0.UTC(), "seen", mark.UTC(), "ahead", mark.Sub(b.wall0))
+	b.wall0 = mark
 }
 
 // Drain tells every consumer that nothing more will be leased, and waits until they have settled what they hold or ctx is done.

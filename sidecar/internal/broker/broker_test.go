@@ -299,16 +299,6 @@ func TestBatchesAreLeasedLikeSingleMessages(t *testing.T) {
 	})
 }
 
-func TestUnsupportedOptionsAreRefused(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *world) {
-		w.topics = func(_ string, o *mqv1.TopicOptions) { o.Dedupe = &mqv1.Dedupe{} }
-		err := w.tryDeclareTopic("air.flights.v1.BagsChecked")
-		if err == nil || broker.Refusal(err).Reason != broker.UnsupportedOption {
-			t.Fatalf("declared with %v", err)
-		}
-	})
-}
-
 // TestAQueueIsEmptied: what is settled is deleted from the log.
 func TestAQueueIsEmptied(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {

@@ -128,9 +128,6 @@ func (p *declaring) topic(message string) error {
 // add registers a topic unless it is there, and returns the name that it goes by. The declaration of a publisher wins over an older one; that of a consumer only
 // fills the gap. One under a new name renames the topic, whoever declares it.
 func (p *declaring) add(t *topic.Topic, publisher bool) (name string, err error) {
-	if err := unsupported(t); err != nil {
-		return "", err
-	}
 	have, err := p.holder(t)
 	if err != nil {
 		return "", err
@@ -172,21 +169,6 @@ func (p *declaring) add(t *topic.Topic, publisher bool) (name string, err error)
 		Id: have.GetId(), Name: t.Name, Message: have.GetMessage(), DescriptorsHash: p.set.Hash[:], CreatedMs: have.GetCreatedMs(),
 	}
 	return t.Name, nil
-}
-
-// unsupported refuses what the annotations can say and this version does not do: better than to ignore it.
-func unsupported(t *topic.Topic) error {
-	for _, o := range []struct {
-		set  bool
-		name string
-	}{
-		{t.Dedupe.Window > 0 || t.Dedupe.ID != nil, "dedupe"},
-	} {
-		if o.set {
-			return fail(UnsupportedOption, "topics", "topic %q: this version of the sidecar does not support %s", t.Name, o.name).with("option", o.name)
-		}
-	}
-	return nil
 }
 
 // subscription adds a group's interest in a topic.

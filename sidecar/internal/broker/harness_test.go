@@ -38,6 +38,7 @@ type world struct {
 	log      lines
 	priority uint32 // of what publish sends
 	clock    broker.Clock
+	limits   broker.Limits // zero: the defaults
 	*broker.Broker
 }
 
@@ -109,8 +110,9 @@ func (f *faulty) Commit(ctx context.Context, parts []engine.Part, appends []engi
 	b := engine.Batch{Appends: appends}
 	inner := make([]engine.Part, len(parts))
 	for i, p := range parts {
-		inner[i] = engine.Part{Shard: p.Shard.(faultyShard).Shard, Writes: p.Writes}
 		b.Writes = append(b.Writes, p.Writes...)
+		p.Shard = p.Shard.(faultyShard).Shard
+		inner[i] = p
 	}
 	if hook := f.onCommit.Load(); hook != nil {
 		(*hook)(b)
@@ -172,8 +174,11 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) open() {
 	w.t.Helper()
+	if w.limits.MessageBytes == 0 {
+		w.limits = broker.DefaultLimits()
+	}
 	b, err := broker.New(w.t.Context(), broker.Options{
-		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Limits: broker.DefaultLimits(),
+		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Limits: w.limits,
 	})
 	if err != nil {
 		w.t.Fatal(err)

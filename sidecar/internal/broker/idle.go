@@ -30,7 +30,7 @@ func (b *Broker) stir() {
 // It looks at one part after the other. What it says holds for one instant if Options.OnActivity was not called between the beginning and the end of the look:
 // each part that becomes busy is made so by one that still is, or by a call, and tells OnActivity before that one ends.
 func (b *Broker) Idle(waiting int) bool {
-	if !b.schedule.work.idle() || !b.postboxes.idle() {
+	if !b.schedule.work.idle() || !b.ledger.work.idle() || !b.transactions.idle() || !b.postboxes.idle() {
 		return false
 	}
 	leased := 0

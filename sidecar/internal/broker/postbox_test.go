@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -251,6 +252,49 @@ func TestInboxRefusals(t *testing.T) {
 		}
 		if refused := w.answer(inboxA, "", call); len(refused) != 0 {
 			t.Errorf("an answer after refused ones: %v", refused)
+		}
+	})
+}
+
+// TestReplyAndTransactionOfOneTurn: a transaction that has the shard stand still does not part an answer from its acknowledgement.
+func TestReplyAndTransactionOfOneTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.declare(nil)
+		w.publish(bags, 0, 40, 40)
+		s := w.join("baggage", bags, 100)
+		byPartition := map[uint32][]delivery{}
+		var calls []delivery
+		for n := 0; n < 40; {
+			for _, d := range w.next(s) {
+				n++
+				byPartition[d.partition] = append(byPartition[d.partition], d)
+				if len(byPartition[d.partition]) == 3 {
+					calls = byPartition[d.partition]
+				}
+			}
+		}
+		var batches []engine.Batch
+		hook := func(b engine.Batch) {
+			if b.Appends != nil && b.Appends[0].Log.Topic == 0 {
+				batches = append(batches, b)
+			}
+		}
+		w.engine.onCommit.Store(&hook)
+		w.engine.stall.Store(int64(time.Second))
+		var group sync.WaitGroup
+		group.Go(func() { w.settle("baggage", bags, broker.Acked, calls[0]) }) // which the shard is busy with
+		time.Sleep(time.Millisecond)
+		group.Go(func() { w.answer(inboxA, "given", calls[1]) })
+		group.Go(func() {
+			if _, err := w.Commit(t.Context(), broker.Transaction{ID: inboxB, Acks: []broker.Acks{{Group: "baggage", Topic: bags, Tokens: calls[2].token}}}); err != nil {
+				t.Error(err)
+			}
+		})
+		group.Wait()
+		if len(batches) != 1 || len(batches[0].Writes) == 0 {
+			t.Errorf("the reply was stored by %v", batches)
 		}
 	})
 }

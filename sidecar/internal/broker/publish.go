@@ -3,8 +3,10 @@ package broker
 import (
 	"context"
 	"iter"
+	"slices"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
@@ -18,6 +20,15 @@ const MaxBatchRecords = 10_000
 type Batch struct {
 	Topic   string
 	Records []byte
+	// Number is the batch's number at its producer, from 1; 0 is none.
+	Number uint64
+}
+
+// Producer is who numbers batches. The zero Producer does not.
+type Producer struct {
+	ID [16]byte
+	// AnsweredBelow says that every numbered batch below was answered: none of them will be sent again.
+	AnsweredBelow uint64
 }
 
 // Placement says where the records of a batch rest, in their order, or why none was taken.
@@ -26,16 +37,30 @@ type Placement struct {
 	Partitions []uint32
 	// Offsets has -1 for a record that is scheduled: it gets its offset when it is due.
 	Offsets []int64
+	// Duplicates are the indices, ascending, of records that were published before under the same id: their places are those of the first.
+	Duplicates []uint32
 }
 
 // Publish appends batches and returns when they are durable. A batch that is at fault is refused alone; the others are stored all or none, records that
 // are scheduled included. Records of one partition keep their order. The error is about all batches that were not refused.
 func (b *Broker) Publish(ctx context.Context, batches []Batch) ([]Placement, error) {
+	return b.PublishAs(ctx, Producer{}, batches)
+}
+
+// PublishAs is Publish for a producer that numbers its batches. A batch that comes again under its number is stored once and gets its first answer.
+func (b *Broker) PublishAs(ctx context.Context, from Producer, batches []Batch) ([]Placement, error) {
 	p := b.prepare(batches)
-	if len(p.routes) == 0 {
+	p.from = from
+	switch {
+	case len(p.routes) == 0:
+		return p.out, nil
+	case p.isRemembered():
+		if err := b.ledger.publish(ctx, p); err != nil {
+			return nil, Refusal(err)
+		}
 		return p.out, nil
 	}
-	firsts, err := b.store(ctx, p.appends, p.scheduled)
+	firsts, err := b.store(ctx, nil, p.appends, p.scheduled)
 	if mutant.On(mutant.OffsetZeroOnError) && err != nil {
 		firsts, err = make([]engine.Offset, len(p.appends)), nil
 	}
@@ -46,19 +71,53 @@ func (b *Broker) Publish(ctx context.Context, batches []Batch) ([]Placement, err
 	return p.out, nil
 }
 
-// publication is batches that were checked and cut by log, on their way to the store.
+// publication is batches that were checked and cut by log, on their way to the store: prepare, reserve, one commit of parts, appends and scheduled, end, and
+// then place if it succeeded.
 type publication struct {
+	from      Producer
+	timeMS    int64
 	out       []Placement // of each batch, with the refusals
 	routes    []*routed   // of those that are not refused
 	appends   []engine.Append
 	owners    []*part // which part each append is
 	scheduled []scheduledRecord
+
+	// What else goes into the commit, set by reserve. Its writes name appends by their index: those of the publication come first in the commit.
+	parts []engine.Part
+	all   []*routed    // the routes before any were taken out
+	lent  chan<- error // takes what end is told; nil if reserve was not called or had nothing to do
+	again []again
+}
+
+// again is a batch that came twice before its first answer was known.
+type again struct{ out, first *Placement }
+
+// isRemembered tells whether a publication has something that may have been published before.
+func (pub *publication) isRemembered() bool {
+	return slices.ContainsFunc(pub.routes, func(r *routed) bool { return r.number != 0 || len(r.ids) > 0 })
+}
+
+// reserve looks for what was published before: batches by their numbers, records by their ids. It takes that out of the publication, refusing batches that
+// contradict what is known, and sets what the commit has to write so that the rest will be known. Nobody else's publications are looked at until end
+// is called, which must be once and soon, unless reserve returned an error. A publication that nothing is left of has no appends and nothing scheduled.
+func (b *Broker) reserve(ctx context.Context, pub *publication) error {
+	if !pub.isRemembered() {
+		return nil
+	}
+	return b.ledger.lend(ctx, pub)
+}
+
+// end tells what became of the commit.
+func (pub *publication) end(err error) {
+	if pub.lent != nil {
+		pub.lent <- err
+	}
 }
 
 // prepare checks batches and cuts them by log. It changes nothing.
 func (b *Broker) prepare(batches []Batch) *publication {
-	pub := &publication{out: make([]Placement, len(batches))}
 	now := b.wall()
+	pub := &publication{out: make([]Placement, len(batches)), timeMS: now.UnixMilli()}
 	for i, batch := range batches {
 		r, err := b.route(batch, now)
 		if err != nil {
@@ -67,17 +126,25 @@ func (b *Broker) prepare(batches []Batch) *publication {
 		}
 		r.out = &pub.out[i]
 		pub.routes = append(pub.routes, r)
+	}
+	pub.gather()
+	return pub
+}
+
+// gather makes the appends of what the batches are cut into.
+func (pub *publication) gather() {
+	pub.appends, pub.owners, pub.scheduled = pub.appends[:0], pub.owners[:0], pub.scheduled[:0]
+	for _, r := range pub.routes {
 		pub.scheduled = append(pub.scheduled, r.scheduled...)
 		levels := int(r.topic.decl.PriorityLevels)
 		for p := range r.parts {
 			if part := &r.parts[p]; part.count > 0 {
 				log := engine.LogID{Topic: r.topic.id, Partition: uint32(p / levels), Lane: uint8(p % levels)}
-				pub.appends = append(pub.appends, engine.Append{Log: log, Records: part.records, Count: part.count, TimeMS: now.UnixMilli()})
+				pub.appends = append(pub.appends, engine.Append{Log: log, Records: part.records, Count: part.count, TimeMS: pub.timeMS})
 				pub.owners = append(pub.owners, part)
 			}
 		}
 	}
-	return pub
 }
 
 // place tells where the records of a publication rest, given the first offset of each append.
@@ -88,12 +155,18 @@ func (pub *publication) place(firsts []engine.Offset) {
 	for _, r := range pub.routes {
 		r.place()
 	}
+	for _, a := range pub.again {
+		*a.out = *a.first
+	}
 }
 
-// store makes the records of one call durable, all or none.
-func (b *Broker) store(ctx context.Context, appends []engine.Append, scheduled []scheduledRecord) ([]engine.Offset, error) {
-	if len(scheduled) > 0 {
-		return b.schedule.add(ctx, scheduled, appends)
+// store makes the records of one call durable, all or none, and other parts with them.
+func (b *Broker) store(ctx context.Context, parts []engine.Part, appends []engine.Append, scheduled []scheduledRecord) ([]engine.Offset, error) {
+	switch {
+	case len(scheduled) > 0:
+		return b.schedule.add(ctx, scheduled, appends, parts)
+	case len(parts) > 0:
+		return b.engine.Commit(ctx, parts, appends)
 	}
 	return b.engine.Append(ctx, appends)
 }
@@ -105,11 +178,17 @@ type routed struct {
 	order     []uint32 // the part of each record, with isScheduled set for those that are
 	scheduled []scheduledRecord
 	out       *Placement
+
+	number, sum uint64      // of a numbered batch: its number, and a hash of what it is
+	ids         []idOf      // of the records that have one, in a topic that deduplicates, in the order of the batch
+	duplicates  []duplicate // in the order of the batch
+	uncut       *uncut      // if there are duplicates
 }
 
 type part struct {
 	records []byte
 	count   int
+	at      int // which append of the commit it is
 	next    engine.Offset
 }
 
@@ -121,7 +200,14 @@ func (r *routed) place() {
 	levels := r.topic.decl.PriorityLevels
 	r.out.Partitions = r.order
 	r.out.Offsets = make([]int64, len(r.order))
+	duplicates := r.duplicates
 	for i, p := range r.order {
+		if len(duplicates) > 0 && duplicates[0].index == i {
+			r.order[i], r.out.Offsets[i] = duplicates[0].place()
+			r.out.Duplicates = append(r.out.Duplicates, uint32(i))
+			duplicates = duplicates[1:]
+			continue
+		}
 		if p&isScheduled != 0 {
 			r.out.Offsets[i] = int64(engine.NoOffset)
 		} else {
@@ -142,7 +228,10 @@ func (b *Broker) route(batch Batch, now time.Time) (*routed, *Error) {
 		return nil, err
 	}
 	levels := t.decl.PriorityLevels
-	r := &routed{topic: t, parts: make([]part, t.decl.Partitions*levels)}
+	r := &routed{topic: t, parts: make([]part, t.decl.Partitions*levels), number: batch.Number}
+	if r.number != 0 {
+		r.sum = xxhash.Sum64String(batch.Topic)*sumPrime + xxhash.Sum64(batch.Records)
+	}
 	keyless := uint32(b.random() >> 32 * uint64(t.decl.Partitions) >> 32)
 	for encoding, broken := range records(batch.Records) {
 		if broken != nil {
@@ -178,6 +267,9 @@ func (b *Broker) route(batch Batch, now time.Time) (*routed, *Error) {
 				part.records = append(part.records, encoding.framed...)
 			}
 			part.count++
+		}
+		if len(rec.ID) > 0 && t.decl.Dedupe.Window > 0 {
+			r.ids = append(r.ids, newIDOf(len(r.order), rec))
 		}
 		r.order = append(r.order, at)
 		if len(r.order) > MaxBatchRecords {

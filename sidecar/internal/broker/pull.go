@@ -71,22 +71,36 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 
 // onAll makes a call to every shard and waits until it has taken effect. It returns how many did it, and why others did not.
 func (g *group) onAll(ctx context.Context, do func(*serving)) (served int, err error) {
-	g.await(ctx)
-	results := make(chan error, len(g.shards))
-	for _, sh := range g.shards {
-		sh.call(task{do: do, done: func(err error) { results <- err }})
-	}
-	for range g.shards {
-		select {
-		case failure := <-results:
-			if failure != nil {
-				err = failure
-			} else {
-				served++
-			}
-		case <-ctx.Done():
-			return served, ctx.Err()
+	errs, err := g.onEach(ctx, do)
+	for _, failure := range errs {
+		if failure == nil {
+			served++
+		} else if err == nil {
+			err = failure
 		}
 	}
 	return served, err
+}
+
+// onEach is onAll that tells of each partition why what was done has no effect, nil if it has. Errors: that of ctx, with which nothing else is known.
+func (g *group) onEach(ctx context.Context, do func(*serving)) ([]error, error) {
+	g.await(ctx)
+	type result struct {
+		partition int
+		err       error
+	}
+	results := make(chan result, len(g.shards))
+	for p, sh := range g.shards {
+		sh.call(task{do: do, done: func(err error) { results <- result{p, err} }})
+	}
+	errs := make([]error, len(g.shards))
+	for range g.shards {
+		select {
+		case r := <-results:
+			errs[r.partition] = r.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return errs, nil
 }

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -64,6 +66,11 @@ func (g *group) await(ctx context.Context) {
 	if rests {
 		return
 	}
+	if over(t.begun) && !slices.ContainsFunc(g.shards, func(s *shard) bool { return !over(s.tried()) }) {
+		return
+	}
+	who := waiter(g.broker.lastWaiter.Add(1))
+	defer func() { g.broker.turn(who) }() // all who wait go on at once
 	select {
 	case <-t.begun:
 	case <-t.done:
@@ -81,6 +88,12 @@ func (g *group) await(ctx context.Context) {
 		}
 	}
 }
+
+// waiter is somebody who waited for a group.
+type waiter uint64
+
+// String names the goroutine that waited.
+func (w waiter) String() string { return fmt.Sprintf("waiter %d", uint64(w)) }
 
 // touch notes that the group is needed, in the middle of a long call.
 func (g *group) touch() {

@@ -34,10 +34,14 @@ type schedule struct {
 	}
 }
 
-// scheduleCall is something that the schedule's goroutine is asked to do: to add entries, with appends in the same commit, or to cancel.
+// scheduleCall is something that the schedule's goroutine is asked to do: to add entries, with appends in the same commit, to cancel, or to stand still for a
+// transaction.
 type scheduleCall struct {
+	loan *loan // nil for the others
+
 	add     []scheduledRecord
 	appends []engine.Append
+	parts   []engine.Part // of other shards, whose writes name the appends by their index
 	size    int
 
 	topic  engine.TopicID // of the ids
@@ -45,6 +49,15 @@ type scheduleCall struct {
 
 	begun  atomic.Bool // set by the goroutine, which then does it, or by the caller, who then gave up
 	answer chan scheduleAnswer
+}
+
+// refuse answers a call that is not done.
+func (c *scheduleCall) refuse(err error) {
+	if c.loan != nil {
+		c.loan.refuse(err)
+		return
+	}
+	c.answer <- scheduleAnswer{err: err}
 }
 
 // scheduleAnswer is what became of a call.
@@ -73,9 +86,9 @@ func (s *schedule) signal() {
 	s.broker.stir()
 }
 
-// add makes entries and appends durable in one commit, and returns the first offset of each append.
-func (s *schedule) add(ctx context.Context, records []scheduledRecord, appends []engine.Append) ([]engine.Offset, error) {
-	c := &scheduleCall{add: records, appends: appends}
+// add makes entries, appends and parts of other shards durable in one commit, and returns the first offset of each append.
+func (s *schedule) add(ctx context.Context, records []scheduledRecord, appends []engine.Append, parts []engine.Part) ([]engine.Offset, error) {
+	c := &scheduleCall{add: records, appends: appends, parts: parts}
 	for _, r := range records {
 		c.size += r.size()
 	}
@@ -114,7 +127,7 @@ func (s *schedule) do(ctx context.Context, c *scheduleCall) scheduleAnswer {
 	}
 }
 
-// take returns the calls that fit into one commit, in the order in which they came, and whether there are more.
+// take returns the calls that fit into one commit, in the order in which they came, and whether there are more. A loan comes alone.
 func (s *schedule) take() (calls []*scheduleCall, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,12 +135,16 @@ func (s *schedule) take() (calls []*scheduleCall, more bool) {
 	for _, c := range s.mu.calls {
 		records += len(c.add) + len(c.cancel)
 		size += c.size
-		if n > 0 && (records > scheduleRecords || size > scheduleBytes) {
+		// What has parts of other shards comes first in its commit, and a loan alone.
+		if n > 0 && (records > scheduleRecords || size > scheduleBytes || len(c.parts) > 0 || c.loan != nil) {
 			break
 		}
 		n++
 		if c.begun.CompareAndSwap(false, true) {
 			calls = append(calls, c)
+		}
+		if c.loan != nil {
+			break
 		}
 	}
 	rest := s.mu.calls[n:]
@@ -149,7 +166,7 @@ func (s *schedule) close(fault error) {
 	s.mu.serving, s.mu.fault, s.mu.store = false, fault, nil
 	s.mu.Unlock()
 	for _, c := range calls {
-		c.answer <- scheduleAnswer{err: fault}
+		c.refuse(fault)
 	}
 }
 

@@ -48,20 +48,17 @@ func (sv *scheduling) serve(ctx context.Context) error {
 	sv.signal()
 	work := context.WithoutCancel(ctx) // what was begun is finished, so that callers know what became of it
 	for {
-		select {
+		select { // of several that are there any may be taken: what is done is chosen below
 		case <-ctx.Done():
-			return sv.finish(work)
 		case <-sv.claim.lost:
-			return errLeaseOver
 		case <-sv.wake:
 		}
 		sv.broker.turn(sv.schedule)
-		select {
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return sv.finish(work)
-		case <-sv.claim.lost:
+		}
+		if over(sv.claim.lost) {
 			return errLeaseOver
-		default:
 		}
 		select {
 		case <-sv.wake: // what it tells of is done in this turn
@@ -82,7 +79,11 @@ func (sv *scheduling) turn(ctx context.Context) error {
 		return errLeaseOver
 	}
 	calls, moreCalls := sv.take()
-	if err := sv.commit(ctx, calls); err != nil {
+	if len(calls) > 0 && calls[0].loan != nil {
+		if err := sv.lend(ctx, calls[0].loan); err != nil {
+			return err
+		}
+	} else if err := sv.commit(ctx, calls); err != nil {
 		return err
 	}
 	moreDue, err := sv.release(ctx)
@@ -104,6 +105,10 @@ func (sv *scheduling) finish(ctx context.Context) error {
 	for more := true; more; {
 		var calls []*scheduleCall
 		calls, more = sv.take()
+		if len(calls) > 0 && calls[0].loan != nil {
+			calls[0].refuse(errNotServing)
+			continue
+		}
 		if err := sv.commit(ctx, calls); err != nil {
 			return err
 		}
@@ -112,11 +117,11 @@ func (sv *scheduling) finish(ctx context.Context) error {
 	return err
 }
 
-// write commits a batch with the time of day.
-func (sv *scheduling) write(ctx context.Context, batch engine.Batch) ([]engine.Offset, error) {
+// write commits a batch with the time of day, and parts of other shards.
+func (sv *scheduling) write(ctx context.Context, batch engine.Batch, parts ...engine.Part) ([]engine.Offset, error) {
 	now := sv.broker.wall().UnixMilli()
 	batch.Writes = append(batch.Writes, clockWrite(now))
-	firsts, err := sv.store.Commit(ctx, batch)
+	firsts, err := sv.broker.engine.Commit(ctx, append([]engine.Part{{Shard: sv.store, Writes: batch.Writes}}, parts...), batch.Appends)
 	if err == nil {
 		sv.mark = now
 	}
@@ -161,32 +166,27 @@ func (sv *scheduling) commit(ctx context.Context, calls []*scheduleCall) error {
 }
 
 func (sv *scheduling) commitOnce(ctx context.Context, calls []*scheduleCall) ([]scheduleAnswer, error) {
-	var batch engine.Batch
+	var (
+		batch engine.Batch
+		parts []engine.Part
+	)
 	answers := make([]scheduleAnswer, len(calls))
 	gone := make(map[scheduledPlace]bool) // canceled by an earlier call of this commit
-	sequence := sv.sequence
 	for i, c := range calls {
-		for _, r := range c.add {
-			at := scheduledPlace{r.due, sv.sequence}
-			sv.sequence++
-			batch.Writes = r.writes(batch.Writes, at)
-			sv.lower(at)
-		}
+		batch.Writes = sv.addAll(batch.Writes, c.add)
 		batch.Appends = append(batch.Appends, c.appends...)
+		parts = append(parts, c.parts...) // of the first call alone, see take
 		if len(c.cancel) > 0 {
 			var err error
-			if batch.Writes, err = sv.cancelIDs(ctx, batch.Writes, c, &answers[i], gone); err != nil {
+			if batch.Writes, err = sv.cancelIDs(ctx, batch.Writes, c, &answers[i], gone, scheduleRecords); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if sv.sequence != sequence {
-		batch.Writes = append(batch.Writes, sequenceWrite(sv.sequence))
-	}
 	if len(batch.Writes)+len(batch.Appends) == 0 { // nothing was found to cancel
 		return answers, nil
 	}
-	firsts, err := sv.write(ctx, batch)
+	firsts, err := sv.write(ctx, batch, parts...)
 	if err != nil {
 		return nil, err
 	}
@@ -197,10 +197,25 @@ func (sv *scheduling) commitOnce(ctx context.Context, calls []*scheduleCall) ([]
 	return answers, nil
 }
 
-// cancelIDs deletes entries of a call's ids, as many as one commit may.
-func (sv *scheduling) cancelIDs(ctx context.Context, writes []engine.Write, c *scheduleCall, a *scheduleAnswer, gone map[scheduledPlace]bool) ([]engine.Write, error) {
+// addAll gives entries their places.
+func (sv *scheduling) addAll(writes []engine.Write, records []scheduledRecord) []engine.Write {
+	if len(records) == 0 {
+		return writes
+	}
+	for _, r := range records {
+		at := scheduledPlace{r.due, sv.sequence}
+		sv.sequence++
+		writes = r.writes(writes, at)
+		sv.lower(at)
+	}
+	return append(writes, sequenceWrite(sv.sequence))
+}
+
+// cancelIDs deletes entries of a call's ids, up to left of them.
+func (sv *scheduling) cancelIDs(
+	ctx context.Context, writes []engine.Write, c *scheduleCall, a *scheduleAnswer, gone map[scheduledPlace]bool, left int,
+) ([]engine.Write, error) {
 	a.canceled = make([]int, len(c.cancel))
-	left := scheduleRecords
 	for i, id := range c.cancel {
 		if left == 0 {
 			a.more = true

@@ -40,6 +40,7 @@ type serving struct {
 	buried  int64          // dead letters that the commit under way stores
 	renewed int64          // those among them that replace an older one of the same message
 	pending []task         // whose effects are not durable yet
+	loans   []task         // transactions that wait for the shard to stand still
 	counted Counters
 	dead    int64 // dead letters that are stored
 
@@ -99,20 +100,17 @@ func (sv *serving) serve(ctx context.Context) error {
 	}
 	sv.signal()
 	for {
-		select {
+		select { // of several that are there any may be taken: what is done is chosen below
 		case <-ctx.Done():
-			return sv.finish()
 		case <-sv.claim.lost:
-			return errLeaseOver
 		case <-sv.wake:
 		}
 		sv.broker.turn(sv.shard)
-		select {
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return sv.finish()
-		case <-sv.claim.lost:
+		}
+		if over(sv.claim.lost) {
 			return errLeaseOver
-		default:
 		}
 		select {
 		case <-sv.wake: // what it tells of is done in this turn
@@ -162,12 +160,19 @@ func (sv *serving) failPending(err error) {
 		t.finish(err)
 	}
 	sv.pending = nil
+	for _, t := range sv.loans {
+		t.finish(errors.Join(errNotServing, err))
+	}
+	sv.loans = nil
 }
 
 // turn does all there is to do now.
 func (sv *serving) turn(ctx context.Context) error {
 	sv.hear()
 	sv.step(sv.takeCalls())
+	if err := sv.lendAll(ctx); err != nil {
+		return err
+	}
 	now := sv.broker.now()
 	sv.grow(now)
 	_ = sv.machine.Step(now, dispatch.Tick{})
@@ -188,10 +193,8 @@ func (sv *serving) turn(ctx context.Context) error {
 		if err := sv.commit(ctx, ready); err != nil {
 			return err
 		}
-		for i := len(ready) - 1; i >= 0; i-- { // what is urgent first
-			if err := sv.deliver(ctx, sv.lanes[i], ready[i].Deliver); err != nil {
-				return err
-			}
+		if err := sv.deliverAll(ctx, ready); err != nil {
+			return err
 		}
 		sv.answer()
 		if !fetched && !granted {
@@ -206,6 +209,16 @@ func (sv *serving) turn(ctx context.Context) error {
 	sv.letGo()
 	sv.trim(ctx)
 	sv.setTimer()
+	return nil
+}
+
+// deliverAll sends what was leased, what is urgent first.
+func (sv *serving) deliverAll(ctx context.Context, ready []dispatch.Ready) error {
+	for i := len(ready) - 1; i >= 0; i-- {
+		if err := sv.deliver(ctx, sv.lanes[i], ready[i].Deliver); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -234,6 +247,10 @@ func (sv *serving) ready(flush bool) []dispatch.Ready {
 // step runs calls. What they change is made durable, and they are answered, by the next commit.
 func (sv *serving) step(calls []task) {
 	for _, t := range calls {
+		if t.loan != nil {
+			sv.loans = append(sv.loans, t)
+			continue
+		}
 		t.do(sv)
 		if t.done != nil {
 			sv.pending = append(sv.pending, t)
@@ -285,36 +302,26 @@ func (sv *serving) commit(ctx context.Context, ready []dispatch.Ready) error {
 	for i := range ready {
 		needed = needed || ready[i].Save.Needed
 	}
-	if needed {
-		sv.buried, sv.renewed = 0, 0
-		writes := sv.extra // before the saves, which may go on from it: a redriven message can be settled already
-		for i := range ready {
-			var err error
-			if writes, err = sv.encode(ctx, writes, sv.lanes[i], &ready[i].Save); err != nil {
-				return err
-			}
-		}
-		if mutant.On(mutant.DeadLetterInTwo) && sv.buried > 0 {
-			if _, err := sv.store.Commit(ctx, engine.Batch{Writes: deadLetterWrites(writes)}); err != nil {
-				return err
-			}
-		}
-		err := sv.write(ctx, writes)
-		if mutant.On(mutant.DeadLetterErrorLost) && sv.buried > 0 {
-			err = nil
-		}
-		if err != nil {
+	if !needed {
+		return nil
+	}
+	writes, err := sv.writes(ctx, ready)
+	if err != nil {
+		return err
+	}
+	if mutant.On(mutant.DeadLetterInTwo) && sv.buried > 0 {
+		if _, err := sv.store.Commit(ctx, engine.Batch{Writes: deadLetterWrites(writes)}); err != nil {
 			return err
 		}
-		if !sv.machine.Dirty() { // another lane's changes may still wait for their second
-			sv.flushAt = 0
-		}
-		clear(writes)
-		sv.extra = writes[:0]
-		sv.dead += sv.buried - sv.renewed
-		sv.counted.DeadLettered += sv.buried
-		clear(sv.moved)
 	}
+	err = sv.write(ctx, writes)
+	if mutant.On(mutant.DeadLetterErrorLost) && sv.buried > 0 {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	sv.saved(writes)
 	return nil
 }
 
@@ -331,6 +338,31 @@ func (sv *serving) write(ctx context.Context, writes []engine.Write) error {
 	clear(sv.replies)
 	sv.replies = sv.replies[:0]
 	return err
+}
+
+// writes is what has to be written of the saves of all lanes, and beside them. They are to be made durable, and then saved called, before anything else is
+// done with the machines.
+func (sv *serving) writes(ctx context.Context, ready []dispatch.Ready) (writes []engine.Write, err error) {
+	sv.buried, sv.renewed = 0, 0
+	writes = sv.extra // before the saves, which may go on from it: a redriven message can be settled already
+	for i := range ready {
+		if writes, err = sv.encode(ctx, writes, sv.lanes[i], &ready[i].Save); err != nil {
+			return nil, err
+		}
+	}
+	return writes, nil
+}
+
+// saved notes that writes are durable.
+func (sv *serving) saved(writes []engine.Write) {
+	if !sv.machine.Dirty() { // another lane's changes may still wait for their second
+		sv.flushAt = 0
+	}
+	clear(writes)
+	sv.extra = writes[:0]
+	sv.dead += sv.buried - sv.renewed
+	sv.counted.DeadLettered += sv.buried
+	clear(sv.moved)
 }
 
 // deadLetterWrites are the writes that store dead letters.

@@ -40,10 +40,11 @@ type shard struct {
 }
 
 // task is a call to a shard. do runs in the shard's goroutine; done, if set, is called with nil when the effects of do are durable, and with
-// an error when they are not or do never ran. done must not block.
+// an error when they are not or do never ran. done must not block. A loan takes the place of do; then done is only called if the shard cannot lend.
 type task struct {
 	do   func(*serving)
 	done func(error)
+	loan *loan
 }
 
 func (t task) finish(err error) {

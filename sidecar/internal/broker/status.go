@@ -162,8 +162,15 @@ func (b *Broker) Groups(ctx context.Context, name, topicName string) ([]GroupSta
 		for p, sh := range g.shards {
 			st.Partitions[p] = ShardStatus{Partition: uint32(p), Fault: Refusal(errors.Join(errNotServing, sh.why()))}
 		}
-		if _, err := g.onAll(ctx, func(sv *serving) { st.Partitions[sv.partition] = sv.status() }); ctx.Err() != nil {
+		seen := make([]ShardStatus, len(g.shards))
+		errs, err := g.onEach(ctx, func(sv *serving) { seen[sv.partition] = sv.status() })
+		if err != nil {
 			return nil, Refusal(err)
+		}
+		for p, err := range errs {
+			if err == nil { // otherwise what was seen may not be durable
+				st.Partitions[p] = seen[p]
+			}
 		}
 		out = append(out, st)
 	}

@@ -62,6 +62,12 @@ func (p *Partition) holder(t Token) (*entry, error) {
 	return e, nil
 }
 
+// Holds tells whether a token's lease is not over, as far as the machine was told: a lease whose time has come ends with the next event but a heartbeat.
+func (p *Partition) Holds(t Token) bool {
+	_, err := p.holder(t)
+	return err == nil
+}
+
 // settledBy tells whether the lease of a token is the one that settled its message, as far back as that is remembered.
 func (p *Partition) settledBy(t Token) bool {
 	if t.Epoch != p.cfg.Epoch || t.Lease == 0 {

@@ -9,6 +9,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -82,6 +83,18 @@ type Write struct {
 	Key    []byte
 	Value  []byte
 	Delete bool
+	// Until, with Delete, makes all keys go from Key to below Until.
+	Until []byte
+	// Firsts adds to Value where records of the same commit rest: the first offsets of so many of its appends, from the one at FirstsAt on, as AddFirsts does.
+	FirstsAt, Firsts int
+}
+
+// AddFirsts adds the first offsets of a write's appends to its value, 8 bytes each, big-endian.
+func (w Write) AddFirsts(value []byte, first func(i int) Offset) []byte {
+	for i := w.FirstsAt; i < w.FirstsAt+w.Firsts; i++ {
+		value = binary.BigEndian.AppendUint64(value, uint64(first(i)))
+	}
+	return value
 }
 
 // Batch is what one Commit writes, all of it or nothing.
@@ -94,6 +107,9 @@ type Batch struct {
 type Part struct {
 	Shard  Shard
 	Writes []Write
+	// Yields makes the whole commit fail with ErrFull where an Append would. Commits go on for longer, so that what was published can be consumed when
+	// the disk is full: a commit of what is published must not take that room.
+	Yields bool
 }
 
 // Engine is a durable log store.

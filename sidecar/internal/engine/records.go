@@ -34,7 +34,7 @@ func Cut(a Append) ([]Run, error) {
 		total int
 	)
 	for at := 0; at < len(a.Records); {
-		n := recordLen(a.Records[at:])
+		n := RecordLen(a.Records[at:])
 		if n < 0 {
 			return nil, fmt.Errorf("engine: append to log %v is malformed at byte %d", a.Log, at)
 		}
@@ -57,7 +57,7 @@ func Cut(a Append) ([]Run, error) {
 func (c Chunk) All() iter.Seq2[Offset, []byte] {
 	return func(yield func(Offset, []byte) bool) {
 		for at, offset := 0, c.First; at < len(c.Records); offset++ {
-			n := recordLen(c.Records[at:])
+			n := RecordLen(c.Records[at:])
 			if n < 0 {
 				return
 			}
@@ -77,8 +77,8 @@ func AppendRecord(dst, record []byte) []byte {
 	return append(dst, record...)
 }
 
-// recordLen is the length of the first record of b with its framing, or -1 if b does not begin with a whole record.
-func recordLen(b []byte) int {
+// RecordLen is the length of the first record of b with its framing, or -1 if b does not begin with a whole record.
+func RecordLen(b []byte) int {
 	if len(b) == 0 || b[0] != recordTag {
 		return -1
 	}

@@ -13,13 +13,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
-	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
 )
 
 // brokerService is mq.broker.v1.BrokerService.
 type brokerService struct {
-	brokerv1connect.UnimplementedBrokerServiceHandler
 	broker *broker.Broker
 }
 
@@ -78,14 +76,19 @@ func (s *brokerService) Publish(ctx context.Context, r *connect.Request[brokerv1
 		return nil, wireError(p.Refused)
 	}
 	out := &brokerv1.PublishResponse{}
+	duplicates := p.Duplicates
 	for i, partition := range p.Partitions {
+		duplicate := len(duplicates) > 0 && duplicates[0] == uint32(i)
+		if duplicate {
+			duplicates = duplicates[1:]
+		}
 		rec, err := broker.ParseRecord(set.records[i])
 		if err != nil {
 			return nil, wireError(err)
 		}
 		out.Receipts = append(out.Receipts, &brokerv1.Receipt{
 			Id: broker.MessageID(rec, partition, uint8(max(rec.Priority, 1)-1), p.Offsets[i]), Partition: partition, Offset: p.Offsets[i],
-			Scheduled: p.Offsets[i] == scheduled,
+			Scheduled: p.Offsets[i] == scheduled, Duplicate: duplicate,
 		})
 	}
 	return connect.NewResponse(out), nil
@@ -126,15 +129,16 @@ func (s *brokerService) publishFrame(ctx context.Context, frame *brokerv1.Publis
 	batches := make([]broker.Batch, len(frame.GetBatches()))
 	size := 0
 	for i, b := range frame.GetBatches() {
-		batches[i] = broker.Batch{Topic: b.GetTopic(), Records: b.GetRecords()}
+		batches[i] = broker.Batch{Topic: b.GetTopic(), Records: b.GetRecords(), Number: b.GetNumber()}
 		size += len(b.GetRecords())
 	}
 	var placed []broker.Placement
-	err := error(nil)
-	if tooLarge := checkBatchBytes(size); tooLarge != nil {
-		err = tooLarge
-	} else {
-		placed, err = s.broker.Publish(ctx, batches)
+	from, err := producerOf(frame)
+	if err == nil {
+		err = checkBatchBytes(size)
+	}
+	if err == nil {
+		placed, err = s.broker.PublishAs(ctx, from, batches)
 	}
 	if err != nil {
 		why := broker.Refusal(err)
@@ -147,12 +151,32 @@ func (s *brokerService) publishFrame(ctx context.Context, frame *brokerv1.Publis
 		return out, nil
 	}
 	for i, p := range placed {
-		out.Results[i] = &brokerv1.BatchResult{Partitions: p.Partitions, Offsets: p.Offsets}
+		out.Results[i] = &brokerv1.BatchResult{Partitions: p.Partitions, Offsets: p.Offsets, Duplicates: p.Duplicates}
 		if p.Refused != nil {
 			out.Results[i] = &brokerv1.BatchResult{Refusal: refusal(p.Refused)}
 		}
 	}
 	return out, nil
+}
+
+// producerOf is who numbers the batches of a frame.
+func producerOf(frame *brokerv1.PublishStreamRequest) (from broker.Producer, err error) {
+	bad := func(field, message string) error {
+		return &broker.Error{Reason: broker.BadRequest, Field: field, Message: message, Metadata: map[string]string{"bound": itoa(len(from.ID))}}
+	}
+	id := frame.GetProducerId()
+	switch {
+	case len(id) == 0:
+		for _, b := range frame.GetBatches() {
+			if b.GetNumber() != 0 {
+				return from, bad("producer_id", "numbered batches need a producer_id of "+itoa(len(from.ID))+" bytes")
+			}
+		}
+		return from, nil
+	case len(id) != len(from.ID):
+		return from, bad("producer_id", "a producer_id of "+itoa(len(id))+" bytes: must be "+itoa(len(from.ID)))
+	}
+	return broker.Producer{ID: [16]byte(id), AnsweredBelow: frame.GetAnsweredBelow()}, nil
 }
 
 // Consume implements BrokerService.

@@ -86,15 +86,17 @@ func message(m any) (proto.Message, error) {
 // how large it is, which a few megabytes can draw out to gigabytes.
 type cappedGzip struct {
 	gzip.Reader
-	left int64
+	most, left int64
 }
 
-func newCappedGzip() connect.Decompressor { return &cappedGzip{left: MaxRequestBytes} }
+func newCappedGzip(most int64) func() connect.Decompressor {
+	return func() connect.Decompressor { return &cappedGzip{most: most, left: most} }
+}
 
 // Read implements io.Reader.
 func (z *cappedGzip) Read(p []byte) (int, error) {
 	if z.left <= 0 {
-		return 0, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("message is larger than %d bytes when decompressed", MaxRequestBytes))
+		return 0, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("message is larger than %d bytes when decompressed", z.most))
 	}
 	if int64(len(p)) > z.left {
 		p = p[:z.left]
@@ -106,7 +108,7 @@ func (z *cappedGzip) Read(p []byte) (int, error) {
 
 // Reset implements connect.Decompressor.
 func (z *cappedGzip) Reset(r io.Reader) error {
-	z.left = MaxRequestBytes
+	z.left = z.most
 	return z.Reader.Reset(r)
 }
 

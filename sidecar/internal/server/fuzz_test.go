@@ -116,7 +116,7 @@ func FuzzCappedGzip(f *testing.F) {
 	f.Add(packed.Bytes()[:20], []byte{})
 	f.Add([]byte{}, []byte{0x1f, 0x8b})
 	f.Fuzz(func(t *testing.T, hostile, honest []byte) {
-		z := newCappedGzip()
+		z := newCappedGzip(MaxRequestBytes)()
 		if z.Reset(bytes.NewReader(hostile)) == nil {
 			if n, _ := io.CopyBuffer(struct{ io.Writer }{io.Discard}, z, make([]byte, 1000)); n > MaxRequestBytes {
 				t.Fatalf("%d bytes came out of %d", n, len(hostile))

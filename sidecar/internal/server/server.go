@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// MaxRequestBytes bounds one message of a request, decompressed.
+	// MaxRequestBytes bounds one message of a request but a Commit, decompressed.
 	MaxRequestBytes = 8 << 20
 	// MaxBatchBytes bounds the records of one publish.
 	MaxBatchBytes = 4 << 20
@@ -33,8 +33,13 @@ const (
 func Handler(b *broker.Broker, log *slog.Logger, ready func() error, interceptors ...connect.Interceptor) http.Handler {
 	opts := connect.WithHandlerOptions(
 		connect.WithCodec(protoCodec{}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
-		connect.WithCompression("gzip", newCappedGzip, newGzipWriter),
-		connect.WithReadMaxBytes(MaxRequestBytes),
+		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+			most := MaxRequestBytes
+			if spec.Procedure == brokerv1connect.BrokerServiceCommitProcedure {
+				most = MaxCommitBytes
+			}
+			return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompression("gzip", newCappedGzip(int64(most)), newGzipWriter)}
+		}),
 		connect.WithInterceptors(interceptors...),
 		connect.WithCompressMinBytes(16<<10),
 		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {

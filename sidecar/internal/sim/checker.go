@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,7 +24,7 @@ type Verdict struct {
 // Invariants names what is checked, by number.
 var Invariants = map[int]string{
 	1: "no acknowledged loss", 2: "no phantom, corruption or misroute", 10: "delay", 3: "no aborted read", 4: "every duplicate has a cause", 5: "order", 6: "exclusive lease",
-	7: "fencing", 8: "attempts and backoff", 9: "dead letters", 12: "filter", 14: "liveness", 15: "positions", 16: "conservation", 17: "bounded memory", 18: "disk",
+	7: "fencing", 8: "attempts and backoff", 9: "dead letters", 12: "filter", 13: "transactions", 14: "liveness", 15: "positions", 16: "conservation", 17: "bounded memory", 18: "disk",
 }
 
 // Check goes through a history once, telling models what happened and asking them whether it was allowed. It costs O(n log n).
@@ -31,6 +32,7 @@ func Check(h *History) Verdict {
 	c := &checker{
 		plan: &h.Plan, models: map[groupName]*model{}, published: map[uint64]*publication{}, at: map[logPlace]uint64{}, keyEnd: map[keyName]int64{},
 		claimants: map[uint64]claimant{}, expired: map[string]expiry{}, settling: map[settlement]judgement{}, inLog: map[uint64]bool{}, dead: map[groupName]map[place]Event{}, shards: map[shardName]Event{},
+		txs: map[int]*transacted{}, seen: map[uint64]bool{},
 	}
 	c.verdict.Duplicates = map[string]int{}
 	for i := range h.Plan.Groups {
@@ -119,6 +121,9 @@ type checker struct {
 	claimants map[uint64]claimant // by epoch
 	expired   map[string]expiry   // by sidecar
 
+	txs  map[int]*transacted
+	seen map[uint64]bool // uids that were delivered or are in a log
+
 	placeOf map[uint64]place // made at the end
 
 	inLog  map[uint64]bool
@@ -139,6 +144,12 @@ func (c *checker) learn(events []Event) {
 		e := &events[i]
 		if e.Kind == Publish && e.TTL > 0 {
 			ttls[e.UID] = e.TTL
+		}
+		if e.Tx != 0 {
+			c.takePart(e)
+		}
+		if (e.Kind == Receive || e.Kind == InLog) && e.Result == OK {
+			c.seen[e.UID] = true
 		}
 		known := e.Kind == Published && e.Result == OK || e.Kind == Receive && e.Result == OK || e.Kind == InLog && e.Result == OK
 		if known && e.Offset >= 0 && e.UID != 0 {
@@ -238,7 +249,7 @@ func (c *checker) event(e *Event) {
 		c.weigh(m, e)
 	case Unservable:
 		c.stopped = true
-		c.violate(int(max(14, e.Bound)), "%s", e.Detail)
+		c.violate(cmp.Or(int(e.Bound), 14), "%s", e.Detail)
 	case InLog:
 		c.logged(e)
 	case InDead:
@@ -454,6 +465,9 @@ func (c *checker) settle(m *model, e *Event) {
 	repeat := e.Outcome == Acked || e.Outcome == Skipped
 	// An owner that does not know yet that it was succeeded answers what it has nothing to write for.
 	free := e.Outcome == Released || e.Outcome == Extended || repeat && t != nil && t.acked
+	if e.Tx != 0 { // a transaction repeats itself by its id, and always has something to write
+		repeat, free = false, false
+	}
 	switch {
 	case e.Epoch < o.fenced && (!free || e.At > c.patience(o)):
 		j.stale = fmt.Sprintf("epoch %d claimed the partition before", o.fenced)
@@ -567,7 +581,7 @@ func (c *checker) ownership(m *model, e *Event) {
 			c.claimants[e.Epoch] = claimant{e.Client, e.At}
 		}
 	case Fenced:
-		if e.Epoch < o.fenced {
+		if e.Epoch < o.fenced && e.Bound >= int64(o.step) {
 			c.violate(7, "epoch %d claims the partition after epoch %d", e.Epoch, o.fenced)
 		}
 		if e.Epoch > o.fenced {
@@ -640,6 +654,7 @@ func (c *checker) end() {
 	for at, uid := range c.at {
 		c.placeOf[uid] = at.place
 	}
+	c.transactions()
 	for _, uid := range slices.Sorted(maps.Keys(c.published)) {
 		p := c.published[uid]
 		t := c.plan.topic(p.Topic)

@@ -227,12 +227,34 @@ func (s *session) handle(fresh []held) bool {
 		if s.p.isDead() {
 			return false
 		}
+		if s.w.plan.Transactions > 0 && !s.drain && s.roll(s.w.plan.Transactions) {
+			some = s.transform(some)
+			if s.p.isDead() {
+				return false
+			}
+		}
 		s.settle(some)
 		if s.p.isDead() {
 			return false
 		}
 	}
 	return true
+}
+
+// transform ends what is to be acknowledged in one transaction with what is made of it. It returns what is left.
+func (s *session) transform(some []choice) (left []choice) {
+	var acks []choice
+	for _, ch := range some {
+		if ch.outcome == Acked {
+			acks = append(acks, ch)
+		} else {
+			left = append(left, ch)
+		}
+	}
+	if len(acks) > 0 {
+		s.transact(s.p, s.compose(s.g, acks))
+	}
+	return left
 }
 
 // decide is what becomes of a message: mostly it is acknowledged, some messages fail always, some now and then, and some are forgotten.

@@ -30,7 +30,7 @@ const (
 	Cancel // a scheduled message is about to be taken back: Topic, UID
 	Canceled
 	Fence    // a shard is about to be claimed in the store: Group, Topic, Partition, Epoch
-	Fenced   // and was
+	Fenced   // and was: Bound is the step at which it was begun
 	Commit   // the store took a commit of a shard: Epoch, Bound is the step at which it was begun
 	Position // a group was seen at Offset in a partition, and Count messages were not settled
 	Start    // a sidecar began to serve: Client
@@ -74,6 +74,7 @@ type Event struct {
 	At   time.Duration // since the world began, on its monotonic clock
 	Kind Kind
 	Op   int // links an invocation with its completion
+	Tx   int // the transaction that it is a part of
 
 	Client       string
 	Group, Topic string
@@ -121,6 +122,9 @@ func (e Event) String() string {
 	add := func(format string, args ...any) { s += fmt.Sprintf(" "+format, args...) }
 	if e.Op != 0 {
 		add("op=%d", e.Op)
+	}
+	if e.Tx != 0 {
+		add("tx=%d", e.Tx)
 	}
 	if e.Client != "" {
 		add("%s", e.Client)

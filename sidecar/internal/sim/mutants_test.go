@@ -22,6 +22,7 @@ var hunted = map[mutant.Mutant]string{
 	mutant.CachedAfterLoss: "crash", mutant.BufferReused: "disk", mutant.LastBlockSkipped: "disk", mutant.OrphanCleanUp: "clients", mutant.TimerLeak: "clients",
 	mutant.OldWALFormat: "rot", mutant.CounterDrift: "clients", mutant.CreditDrift: "clients", mutant.LostWakeup: "calm",
 	mutant.DelayOnWallClock: "clock", mutant.DelayLostOnCrash: "disk",
+	mutant.TransactionVisibleEarly: "transactions", mutant.TransactionTwice: "transactions",
 }
 
 // TestMutants puts one bug in after the other and looks for it. Each is hunted in a process of its own: a bug may well panic.

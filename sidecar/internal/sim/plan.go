@@ -22,6 +22,8 @@ type Plan struct {
 	Faults                Faults
 	Large                 bool // messages fill blocks of the disk
 
+	Transactions float64 // share of what is published, and of what is acknowledged, that goes in transactions
+
 	Log io.Writer // of the sidecars, nil for none
 }
 
@@ -90,7 +92,7 @@ type Faults struct {
 }
 
 // Focuses are the kinds of worlds. The empty one mixes all.
-var Focuses = []string{"calm", "crash", "disk", "owner", "clients", "clock", "rot"}
+var Focuses = []string{"calm", "crash", "disk", "owner", "clients", "clock", "rot", "transactions"}
 
 // NewPlan draws a world.
 func NewPlan(seed uint64, focus string) Plan {
@@ -128,6 +130,14 @@ func NewPlan(seed uint64, focus string) Plan {
 	case "rot":
 		p.Pebble, p.Large, p.Publishers = true, true, 3
 		p.Faults.Rot, p.Faults.Kill, p.Faults.Power, p.Faults.Every = true, true, true, 16*time.Second
+	case "transactions":
+		client()
+		p.Transactions = 0.5
+		p.Faults.Kill, p.Faults.Power, p.Faults.Pause, p.Faults.Every = true, true, true, 4*time.Second
+		p.Faults.FailBefore, p.Faults.FailAfter, p.Faults.Full, p.Faults.Stall = 0.02, 0.02, 0.005, 0.01
+		if rng.IntN(3) == 0 {
+			p.Sidecars, p.Faults.Expire, p.Faults.Coordinator, p.Faults.Power = 2, true, 0.1, false
+		}
 	case "clock":
 		client()
 		p.Faults.Clock, p.Faults.Kill, p.Faults.Every = true, true, 5*time.Second
@@ -152,7 +162,11 @@ func (p *Plan) topics(rng *rand.Rand) {
 		first = rng.IntN(len(kinds))
 	}
 	chosen := []Topic{kinds[first]}
-	if second := rng.IntN(len(kinds)); second != first {
+	second := rng.IntN(len(kinds))
+	if second == first && p.Transactions > 0 { // which are over several topics
+		second = (first + 1) % len(kinds)
+	}
+	if second != first {
 		chosen = append(chosen, kinds[second])
 	}
 	for _, t := range chosen {

@@ -13,6 +13,10 @@ import (
 func (w *World) publisher(n int) {
 	c := w.client("publisher-%d", n)
 	for w.rest(c.between(30*time.Millisecond, 1200*time.Millisecond), c.name) {
+		if w.plan.Transactions > 0 && c.roll(w.plan.Transactions) {
+			c.transact(c.sidecar(c.rng.IntN(8)), c.compose(nil, nil))
+			continue
+		}
 		t := &w.plan.Topics[c.rng.IntN(len(w.plan.Topics))]
 		c.publish(t, 1+c.rng.IntN(5), c.rng.IntN(40) == 0)
 	}

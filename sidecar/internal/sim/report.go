@@ -19,7 +19,7 @@ type Report struct {
 // Add takes a world in.
 func (r *Report) Add(h *History, s Stats, v Verdict) {
 	if r.Faults == nil {
-		r.Faults, r.Duplicates = map[string]int{}, map[string]int{}
+		r.Faults, r.Duplicates, r.Transactions = map[string]int{}, map[string]int{}, map[string]int{}
 	}
 	r.Seeds++
 	r.Events += len(h.Events)
@@ -27,6 +27,9 @@ func (r *Report) Add(h *History, s Stats, v Verdict) {
 	r.Operations += s.Operations
 	r.Deliveries += s.Deliveries
 	r.Simulated += s.Simulated
+	for k, n := range s.Transactions {
+		r.Transactions[k] += n
+	}
 	for k, n := range s.Faults {
 		r.Faults[k] += n
 	}
@@ -44,7 +47,7 @@ func (r *Report) Add(h *History, s Stats, v Verdict) {
 // Merge takes another report in.
 func (r *Report) Merge(o *Report) {
 	if r.Faults == nil {
-		r.Faults, r.Duplicates = map[string]int{}, map[string]int{}
+		r.Faults, r.Duplicates, r.Transactions = map[string]int{}, map[string]int{}, map[string]int{}
 	}
 	r.Seeds += o.Seeds
 	r.Detected += o.Detected
@@ -54,6 +57,9 @@ func (r *Report) Merge(o *Report) {
 	r.Operations += o.Operations
 	r.Deliveries += o.Deliveries
 	r.Simulated += o.Simulated
+	for k, n := range o.Transactions {
+		r.Transactions[k] += n
+	}
 	for k, n := range o.Faults {
 		r.Faults[k] += n
 	}
@@ -74,6 +80,10 @@ func (r *Report) Print(w io.Writer, took time.Duration) {
 	line("operations", "%d", r.Operations)
 	line("deliveries", "%d", r.Deliveries)
 	line("events checked", "%d", r.Events)
+	if n := r.Transactions["ok"] + r.Transactions["fail"] + r.Transactions["unknown"]; n > 0 {
+		line("transactions", "%d (%d confirmed, %d refused, %d unknown), sent again %d times", n,
+			r.Transactions["ok"], r.Transactions["fail"], r.Transactions["unknown"], r.Transactions["sent again"])
+	}
 	for _, k := range slices.Sorted(maps.Keys(r.Faults)) {
 		line("fault: "+k, "%d", r.Faults[k])
 	}

@@ -227,11 +227,12 @@ func (v *view) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoch)
 	e := Event{Group: id.Group, Topic: v.w.topicIDs[id.Topic], Partition: id.Partition, Epoch: uint64(epoch), Client: fmt.Sprintf("sidecar-%d.%d", v.p.id, v.p.number)}
 	e.Kind = Fence
 	v.w.record(e)
+	began := v.w.gate.step()
 	s, err := v.Engine.Fence(ctx, id, epoch)
 	if err := v.after(name, err); err != nil {
 		return nil, err
 	}
-	e.Kind = Fenced
+	e.Kind, e.Bound = Fenced, int64(began)
 	v.w.record(e)
 	return &shardView{Shard: s, view: v, id: id, epoch: epoch}, nil
 }
@@ -250,14 +251,16 @@ func (s *shardView) Commit(ctx context.Context, b engine.Batch) ([]engine.Offset
 }
 
 func (v *view) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
-	name := "commit"
+	name, yields := "commit "+caller(ctx), false
 	inner := make([]engine.Part, len(parts))
 	for i, p := range parts {
 		s := p.Shard.(*shardView)
 		name += " " + s.id.String()
-		inner[i] = engine.Part{Shard: s.Shard, Writes: p.Writes}
+		yields = yields || p.Yields
+		p.Shard = s.Shard
+		inner[i] = p
 	}
-	if err := v.before(ctx, name, false); err != nil {
+	if err := v.before(ctx, name, yields); err != nil {
 		return nil, err
 	}
 	began := v.w.gate.step()

@@ -15,6 +15,9 @@ type client struct {
 	name  string
 	rng   *rand.Rand
 	calls int
+
+	takeable   []Event       // what a transaction may take back
+	refusedFor broker.Reason // the last transaction that was sent
 }
 
 func (w *World) client(format string, args ...any) *client {

@@ -43,6 +43,7 @@ type World struct {
 	// What follows is changed by whoever has the turn.
 	events   []Event
 	lastOp   int
+	lastTx   int
 	lastUID  uint64
 	lastSess int
 	live     []*process // by sidecar; nil while it is down
@@ -65,6 +66,7 @@ type World struct {
 type Stats struct {
 	Steps, Operations, Deliveries int
 	Simulated                     time.Duration
+	Transactions                  map[string]int // by what became of them
 	Faults                        map[string]int
 	Duplicates                    map[string]int
 }
@@ -75,7 +77,7 @@ func Run(plan Plan) (*History, Stats) {
 		plan: plan, gate: newGate(), rng: rand.New(rand.NewPCG(plan.Seed, 0x776f726c64)), began: time.Now(), log: slog.New(slog.DiscardHandler),
 		coordinator: memcluster.New(), live: make([]*process, plan.Sidecars), up: make([]*process, plan.Sidecars), over: make(chan struct{}), topicIDs: map[engine.TopicID]string{},
 	}
-	w.stats.Faults = map[string]int{}
+	w.stats.Faults, w.stats.Transactions = map[string]int{}, map[string]int{}
 	if plan.Large {
 		w.lastUID = largeUID
 	}

@@ -256,7 +256,8 @@ type TopicOptions struct {
 	// Path of the key field ("customer.id"), for a key inside another message or a message whose fields one cannot annotate. It stands for (mq.v1.field).key, and one
 	// topic has only one of the two. Fixed for life.
 	Key *string `protobuf:"bytes,6,opt,name=key,proto3,oneof" json:"key,omitempty"`
-	// Publishing the same dedupe id again within the window has no effect. A field marked dedupe_id turns it on with the default window.
+	// Publishing a message again under its id, within the window, stores it once: the second receipt is the first one, as a duplicate. Another message under
+	// that id is refused (DEDUPE_CONFLICT). Messages without an id are all stored. A field marked dedupe_id gives the id, and turns this on with the default window.
 	Dedupe *Dedupe `protobuf:"bytes,7,opt,name=dedupe,proto3,oneof" json:"dedupe,omitempty"`
 	// Number of priority levels, 1 to 10, default 1. More than 1 needs ORDERING_NONE. Fixed for life.
 	PriorityLevels *uint32 `protobuf:"varint,8,opt,name=priority_levels,json=priorityLevels,proto3,oneof" json:"priority_levels,omitempty"`
@@ -399,7 +400,7 @@ func (x *TopicOptions) GetRetentionBytes() uint64 {
 // Dedupe bounds the memory of dedupe ids.
 type Dedupe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long an id is remembered, 1 s to 7 days. Default: 10 minutes.
+	// How long an id is remembered after it was published first, 1 s to 7 days. Default: 10 minutes. Another window counts from its declaration on.
 	Window        *durationpb.Duration `protobuf:"bytes,1,opt,name=window,proto3,oneof" json:"window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -447,7 +448,8 @@ type FieldOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key: messages of equal keys share a partition. A string, bytes or integer field.
 	Key *bool `protobuf:"varint,1,opt,name=key,proto3,oneof" json:"key,omitempty"`
-	// The id by which a second publish of the same message is recognised. A string, bytes or integer field.
+	// The message's id, by which a second publish of it is recognised. A string, bytes or integer field; bytes are written in hexadecimal. mq.WithID
+	// replaces it, and a field that is empty or 0 gives none.
 	DedupeId *bool `protobuf:"varint,2,opt,name=dedupe_id,json=dedupeId,proto3,oneof" json:"dedupe_id,omitempty"`
 	// The priority: 1, the lowest, to priority_levels of the topic; 0 counts as not set. An integer field. mq.WithPriority replaces it.
 	Priority *bool `protobuf:"varint,3,opt,name=priority,proto3,oneof" json:"priority,omitempty"`

@@ -42,6 +42,8 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"malformed appends have no effect", malformedAppends},
 		{"commit writes all or nothing", commitAllOrNothing},
 		{"commit of several shards writes all or nothing", commitOfSeveralShards},
+		{"commit tells where records rest", commitTellsWhere},
+		{"commit deletes ranges", commitDeletesRanges},
 		{"fence refuses earlier epochs", fenceRefusesEarlierEpochs},
 		{"fence against racing commits", fenceRacesCommits},
 		{"get and scan", getAndScan},
@@ -472,6 +474,58 @@ func commitOfSeveralShards(t *testing.T, h Harness) {
 	e := h.Reopen(t)
 	defer func() { _ = e.Close() }()
 	holds(e, "3+", "3", 3)
+}
+
+func commitTellsWhere(t *testing.T, h Harness) {
+	s := mustFence(t, h.Engine, shard, 1)
+	mustAppend(t, h.Engine, appendOf(logB, "b0", "b1"))
+	commit := func(e engine.Engine, s engine.Shard, writes ...engine.Write) {
+		t.Helper()
+		appends := []engine.Append{appendOf(logA, "a"), appendOf(logB, "b"), appendOf(logB, "b")}
+		if _, err := e.Commit(t.Context(), []engine.Part{{Shard: s, Writes: writes, Yields: true}}, appends); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(key, value string, from, n int) engine.Write {
+		return engine.Write{Key: []byte(key), Value: []byte(value), FirstsAt: from, Firsts: n}
+	}
+	commit(h.Engine, s, at("all", "x", 0, 3), at("last", "", 2, 1), at("none", "y", 3, 0))
+	const want = "all=x\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x03 last=\x00\x00\x00\x00\x00\x00\x00\x03 none=y"
+	if got := dump(t, s, "", ""); got != want {
+		t.Errorf("the map holds %q, want %q", got, want)
+	}
+	if h.Reopen == nil {
+		return
+	}
+	if err := h.Engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := h.Reopen(t)
+	defer func() { _ = e.Close() }()
+	if got := dump(t, e.View(shard), "", ""); got != want {
+		t.Errorf("after opening again the map holds %q, want %q", got, want)
+	}
+}
+
+func commitDeletesRanges(t *testing.T, h Harness) {
+	s := mustFence(t, h.Engine, shard, 1)
+	other := mustFence(t, h.Engine, engine.ShardID{Group: shard.Group, Topic: shard.Topic, Partition: shard.Partition + 1}, 1)
+	cut := func(from, until string) engine.Write {
+		return engine.Write{Key: []byte(from), Until: []byte(until), Delete: true}
+	}
+	mustCommit(t, other, engine.Batch{Writes: []engine.Write{put("b", "other")}})
+	mustCommit(t, s, engine.Batch{Writes: []engine.Write{put("a", "1"), put("b", "1"), put("ba", "1"), put("c", "1"), put("d", "1")}})
+	mustCommit(t, s, engine.Batch{Writes: []engine.Write{put("bb", "2"), cut("b", "c"), put("ba", "2")}})
+	if got := dump(t, s, "", ""); got != "a=1 ba=2 c=1 d=1" {
+		t.Errorf("the map holds %q", got)
+	}
+	mustCommit(t, s, engine.Batch{Writes: []engine.Write{cut("x", "y"), cut("c", "c"), cut("d", "zz")}})
+	if got := dump(t, s, "", ""); got != "a=1 ba=2 c=1" {
+		t.Errorf("the map holds %q", got)
+	}
+	if got := dump(t, other, "", ""); got != "b=other" {
+		t.Errorf("the next shard's map holds %q", got)
+	}
 }
 
 // dump is a scan's result in one line.

@@ -89,12 +89,12 @@ func (e *Engine) apply(parts []engine.Part, appends []engine.Append, runs [][]en
 			return nil, engine.ErrFenced
 		}
 	}
-	for _, p := range parts {
-		e.mu.shards[p.Shard.(*shard).id].apply(p.Writes)
-	}
 	firsts := make([]engine.Offset, len(appends))
 	for i, a := range appends {
 		firsts[i] = e.logLocked(a.Log).append(a.TimeMS, runs[i])
+	}
+	for _, p := range parts {
+		e.mu.shards[p.Shard.(*shard).id].apply(p.Writes, firsts)
 	}
 	return firsts, nil
 }
@@ -333,8 +333,33 @@ func (s *shard) pairs(ctx context.Context) ([]engine.Pair, error) {
 	return nil, nil
 }
 
-// apply makes a new sorted map of the old one and the writes, of which the last of a key counts.
-func (s *state) apply(writes []engine.Write) {
+// apply does the writes in their order. The maps of before stay as they are.
+func (s *state) apply(writes []engine.Write, firsts []engine.Offset) {
+	for len(writes) > 0 {
+		n := slices.IndexFunc(writes, func(w engine.Write) bool { return w.Delete && w.Until != nil })
+		if n < 0 {
+			n = len(writes)
+		}
+		s.set(writes[:n], firsts)
+		if n < len(writes) {
+			s.cut(writes[n].Key, writes[n].Until)
+			n++
+		}
+		writes = writes[n:]
+	}
+}
+
+// cut forgets the keys from one on to below another.
+func (s *state) cut(from, until []byte) {
+	a, _ := search(s.pairs, from)
+	b, _ := search(s.pairs, until)
+	if a < b {
+		s.pairs = slices.Concat(s.pairs[:a], s.pairs[b:])
+	}
+}
+
+// set makes a new sorted map of the old one and the writes, of which the last of a key counts.
+func (s *state) set(writes []engine.Write, firsts []engine.Offset) {
 	if len(writes) == 0 {
 		return
 	}
@@ -353,7 +378,7 @@ func (s *state) apply(writes []engine.Write) {
 			old = old[1:]
 		}
 		if !w.Delete {
-			merged = append(merged, engine.Pair{Key: bytes.Clone(w.Key), Value: bytes.Clone(w.Value)})
+			merged = append(merged, engine.Pair{Key: bytes.Clone(w.Key), Value: w.AddFirsts(bytes.Clone(w.Value), func(i int) engine.Offset { return firsts[i] })})
 		}
 	}
 	s.pairs = append(merged, old...)

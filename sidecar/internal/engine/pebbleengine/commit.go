@@ -31,6 +31,7 @@ type request struct {
 	fence bool
 	trim  *trimTo
 
+	yields  bool    // a commit is refused where an append would be
 	claims  []claim // of a commit, or the one of a fence
 	appends []preparedAppend
 
@@ -224,7 +225,7 @@ func (e *Engine) take(c *cycle, r *request) {
 	}
 	for _, claim := range r.claims {
 		for _, w := range claim.writes {
-			c.size += len(w.Key) + len(w.Value)
+			c.size += len(w.Key) + len(w.Value) + 8*w.Firsts
 		}
 	}
 }
@@ -321,7 +322,7 @@ func (e *Engine) build(c *cycle) error {
 				set(key, sealed(key, be64(uint64(claim.epoch))))
 			}
 			for _, w := range claim.writes {
-				errs = append(errs, claim.shard.build(c.batch, w))
+				errs = append(errs, claim.shard.build(c.batch, w, r.appends))
 			}
 		}
 	}
@@ -362,9 +363,9 @@ func (l *logState) build(batch *pebble.Batch) error {
 func (c *cycle) syncs() *pebble.WriteOptions {
 	for _, r := range c.requests {
 		switch {
-		case mutant.On(mutant.NoSyncOnPublish) && r.plain:
-		case mutant.On(mutant.NoSyncOnAck) && len(r.claims) > 0 && !r.fence:
-		case mutant.On(mutant.DelayLostOnCrash) && len(r.claims) > 0 && !r.fence && r.claims[0].shard.id.Topic == 0:
+		case mutant.On(mutant.NoSyncOnPublish) && (r.plain || r.yields):
+		case mutant.On(mutant.NoSyncOnAck) && len(r.claims) > 0 && !r.fence && !r.yields:
+		case mutant.On(mutant.DelayLostOnCrash) && len(r.claims) > 0 && !r.fence && !r.yields && r.claims[0].shard.id.Topic == 0:
 		default:
 			return pebble.Sync
 		}

@@ -509,6 +509,9 @@ func TestAFullDiskRefusesAppendsBeforeCommits(t *testing.T) {
 		if got := s.allows(&request{plain: true}); got != step.appends {
 			t.Errorf("%d bytes free: append allowed: %t", step.free, got)
 		}
+		if got := s.allows(&request{yields: true}); got != step.appends {
+			t.Errorf("%d bytes free: commit that yields allowed: %t", step.free, got)
+		}
 		if got := s.allows(&request{}); got != step.commits {
 			t.Errorf("%d bytes free: commit allowed: %t", step.free, got)
 		}

@@ -99,7 +99,7 @@ func (s *space) allows(r *request) bool {
 			s.free = int64(min(usage.AvailBytes, 1<<62))
 		}
 	}
-	if r.plain {
+	if r.plain || r.yields {
 		return s.free >= s.min
 	}
 	return s.free >= s.min/8

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -198,7 +199,7 @@ func (e *Engine) Append(ctx context.Context, appends []engine.Append) ([]engine.
 
 // Commit implements engine.Engine. After a cancellation the error is as that of Append.
 func (e *Engine) Commit(ctx context.Context, parts []engine.Part, appends []engine.Append) ([]engine.Offset, error) {
-	r := &request{plain: len(parts) == 0, claims: make([]claim, len(parts))}
+	r := &request{plain: len(parts) == 0, yields: slices.ContainsFunc(parts, func(p engine.Part) bool { return p.Yields }), claims: make([]claim, len(parts))}
 	for i, p := range parts {
 		s := p.Shard.(*shard)
 		if s.epoch == 0 {

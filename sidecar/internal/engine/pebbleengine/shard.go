@@ -54,16 +54,19 @@ func (s *shardState) readError(err error) error {
 	}
 }
 
-// build writes one change of the shard's map into the batch.
-func (s *shardState) build(batch *pebble.Batch, w engine.Write) error {
+// build writes one change of the shard's map into the batch. The appends of its request have their offsets.
+func (s *shardState) build(batch *pebble.Batch, w engine.Write, appends []preparedAppend) error {
+	if w.Delete && w.Until != nil {
+		return batch.DeleteRange(stateKey(s.id, w.Key), stateKey(s.id, w.Until), nil)
+	}
 	if w.Delete {
 		op := batch.DeleteDeferred(len(s.prefix) + len(w.Key))
 		copy(op.Key[copy(op.Key, s.prefix):], w.Key)
 		return op.Finish()
 	}
-	op := batch.SetDeferred(len(s.prefix)+len(w.Key), 4+len(w.Value))
+	op := batch.SetDeferred(len(s.prefix)+len(w.Key), 4+len(w.Value)+8*w.Firsts)
 	copy(op.Key[copy(op.Key, s.prefix):], w.Key)
-	copy(op.Value[4:], w.Value)
+	w.AddFirsts(append(op.Value[:4], w.Value...), func(i int) engine.Offset { return appends[i].first })
 	seal(op.Key, op.Value)
 	return op.Finish()
 }

@@ -698,6 +698,87 @@ func (x *ClockMark) GetTimeMs() int64 {
 	return 0
 }
 
+// Transaction is what is remembered of a transaction that was applied, to answer it again.
+type Transaction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of what was to be done.
+	Fingerprint []byte `protobuf:"bytes,1,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	TimeMs      int64  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// Of each batch of records, in order.
+	Publishes []*Transaction_Placed `protobuf:"bytes,3,rep,name=publishes,proto3" json:"publishes,omitempty"`
+	// Of each list of ids, in order.
+	Cancels []*Transaction_Withdrawn `protobuf:"bytes,4,rep,name=cancels,proto3" json:"cancels,omitempty"`
+	// The offset of the first record of each append, 8 bytes each, big-endian. The last field: the engine writes it, when the offsets are known.
+	Firsts        []byte `protobuf:"bytes,15,opt,name=firsts,proto3" json:"firsts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transaction) Reset() {
+	*x = Transaction{}
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transaction) ProtoMessage() {}
+
+func (x *Transaction) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
+func (*Transaction) Descriptor() ([]byte, []int) {
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Transaction) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+func (x *Transaction) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Transaction) GetPublishes() []*Transaction_Placed {
+	if x != nil {
+		return x.Publishes
+	}
+	return nil
+}
+
+func (x *Transaction) GetCancels() []*Transaction_Withdrawn {
+	if x != nil {
+		return x.Cancels
+	}
+	return nil
+}
+
+func (x *Transaction) GetFirsts() []byte {
+	if x != nil {
+		return x.Firsts
+	}
+	return nil
+}
+
 // OwnerValue is what etcd holds under an ownership or member key.
 type OwnerValue struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -710,7 +791,7 @@ type OwnerValue struct {
 
 func (x *OwnerValue) Reset() {
 	*x = OwnerValue{}
-	mi := &file_mq_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +803,7 @@ func (x *OwnerValue) String() string {
 func (*OwnerValue) ProtoMessage() {}
 
 func (x *OwnerValue) ProtoReflect() protoreflect.Message {
-	mi := &file_mq_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +816,7 @@ func (x *OwnerValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerValue.ProtoReflect.Descriptor instead.
 func (*OwnerValue) Descriptor() ([]byte, []int) {
-	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OwnerValue) GetMember() string {
@@ -750,6 +831,132 @@ func (x *OwnerValue) GetChecksum() uint32 {
 		return x.Checksum
 	}
 	return 0
+}
+
+// Placed says where the records of a batch went.
+type Transaction_Placed struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Partitions []uint32               `protobuf:"varint,1,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	// For each record, 1 + the append that it is of, in which records of a batch rest in order, or 0: then its offset is the next one of offsets.
+	Appends []uint32 `protobuf:"varint,2,rep,packed,name=appends,proto3" json:"appends,omitempty"`
+	// -1 of a scheduled record. -2 - i of one that repeats record i of the transaction, counted over all batches.
+	Offsets []int64 `protobuf:"zigzag64,3,rep,packed,name=offsets,proto3" json:"offsets,omitempty"`
+	// Indices of records that were published before.
+	Duplicates    []uint32 `protobuf:"varint,4,rep,packed,name=duplicates,proto3" json:"duplicates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transaction_Placed) Reset() {
+	*x = Transaction_Placed{}
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transaction_Placed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transaction_Placed) ProtoMessage() {}
+
+func (x *Transaction_Placed) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transaction_Placed.ProtoReflect.Descriptor instead.
+func (*Transaction_Placed) Descriptor() ([]byte, []int) {
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{10, 0}
+}
+
+func (x *Transaction_Placed) GetPartitions() []uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *Transaction_Placed) GetAppends() []uint32 {
+	if x != nil {
+		return x.Appends
+	}
+	return nil
+}
+
+func (x *Transaction_Placed) GetOffsets() []int64 {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+func (x *Transaction_Placed) GetDuplicates() []uint32 {
+	if x != nil {
+		return x.Duplicates
+	}
+	return nil
+}
+
+// Withdrawn says what became of ids that were cancelled.
+type Transaction_Withdrawn struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Canceled uint64                 `protobuf:"varint,1,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	// Indices of ids that no scheduled message had.
+	Unknown       []uint32 `protobuf:"varint,2,rep,packed,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transaction_Withdrawn) Reset() {
+	*x = Transaction_Withdrawn{}
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transaction_Withdrawn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transaction_Withdrawn) ProtoMessage() {}
+
+func (x *Transaction_Withdrawn) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_storage_v1_storage_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transaction_Withdrawn.ProtoReflect.Descriptor instead.
+func (*Transaction_Withdrawn) Descriptor() ([]byte, []int) {
+	return file_mq_storage_v1_storage_proto_rawDescGZIP(), []int{10, 1}
+}
+
+func (x *Transaction_Withdrawn) GetCanceled() uint64 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
+}
+
+func (x *Transaction_Withdrawn) GetUnknown() []uint32 {
+	if x != nil {
+		return x.Unknown
+	}
+	return nil
 }
 
 var File_mq_storage_v1_storage_proto protoreflect.FileDescriptor
@@ -809,7 +1016,25 @@ const file_mq_storage_v1_storage_proto_rawDesc = "" +
 	"\tpartition\x18\x03 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04lane\x18\x04 \x01(\rR\x04lane\"$\n" +
 	"\tClockMark\x12\x17\n" +
-	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\"@\n" +
+	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\"\xa2\x03\n" +
+	"\vTransaction\x12 \n" +
+	"\vfingerprint\x18\x01 \x01(\fR\vfingerprint\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12?\n" +
+	"\tpublishes\x18\x03 \x03(\v2!.mq.storage.v1.Transaction.PlacedR\tpublishes\x12>\n" +
+	"\acancels\x18\x04 \x03(\v2$.mq.storage.v1.Transaction.WithdrawnR\acancels\x12\x16\n" +
+	"\x06firsts\x18\x0f \x01(\fR\x06firsts\x1a|\n" +
+	"\x06Placed\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\rR\n" +
+	"partitions\x12\x18\n" +
+	"\aappends\x18\x02 \x03(\rR\aappends\x12\x18\n" +
+	"\aoffsets\x18\x03 \x03(\x12R\aoffsets\x12\x1e\n" +
+	"\n" +
+	"duplicates\x18\x04 \x03(\rR\n" +
+	"duplicates\x1aA\n" +
+	"\tWithdrawn\x12\x1a\n" +
+	"\bcanceled\x18\x01 \x01(\x04R\bcanceled\x12\x18\n" +
+	"\aunknown\x18\x02 \x03(\rR\aunknown\"@\n" +
 	"\n" +
 	"OwnerValue\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x1a\n" +
@@ -827,7 +1052,7 @@ func file_mq_storage_v1_storage_proto_rawDescGZIP() []byte {
 	return file_mq_storage_v1_storage_proto_rawDescData
 }
 
-var file_mq_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_mq_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_mq_storage_v1_storage_proto_goTypes = []any{
 	(*Topic)(nil),                          // 0: mq.storage.v1.Topic
 	(*Subscription)(nil),                   // 1: mq.storage.v1.Subscription
@@ -839,16 +1064,21 @@ var file_mq_storage_v1_storage_proto_goTypes = []any{
 	(*Redriven)(nil),                       // 7: mq.storage.v1.Redriven
 	(*Scheduled)(nil),                      // 8: mq.storage.v1.Scheduled
 	(*ClockMark)(nil),                      // 9: mq.storage.v1.ClockMark
-	(*OwnerValue)(nil),                     // 10: mq.storage.v1.OwnerValue
-	(*descriptorpb.FileDescriptorSet)(nil), // 11: google.protobuf.FileDescriptorSet
+	(*Transaction)(nil),                    // 10: mq.storage.v1.Transaction
+	(*OwnerValue)(nil),                     // 11: mq.storage.v1.OwnerValue
+	(*Transaction_Placed)(nil),             // 12: mq.storage.v1.Transaction.Placed
+	(*Transaction_Withdrawn)(nil),          // 13: mq.storage.v1.Transaction.Withdrawn
+	(*descriptorpb.FileDescriptorSet)(nil), // 14: google.protobuf.FileDescriptorSet
 }
 var file_mq_storage_v1_storage_proto_depIdxs = []int32{
-	11, // 0: mq.storage.v1.Descriptors.files:type_name -> google.protobuf.FileDescriptorSet
-	1,  // [1:1] is the sub-list for method output_type
-	1,  // [1:1] is the sub-list for method input_type
-	1,  // [1:1] is the sub-list for extension type_name
-	1,  // [1:1] is the sub-list for extension extendee
-	0,  // [0:1] is the sub-list for field type_name
+	14, // 0: mq.storage.v1.Descriptors.files:type_name -> google.protobuf.FileDescriptorSet
+	12, // 1: mq.storage.v1.Transaction.publishes:type_name -> mq.storage.v1.Transaction.Placed
+	13, // 2: mq.storage.v1.Transaction.cancels:type_name -> mq.storage.v1.Transaction.Withdrawn
+	3,  // [3:3] is the sub-list for method output_type
+	3,  // [3:3] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_mq_storage_v1_storage_proto_init() }
@@ -862,7 +1092,7 @@ func file_mq_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_storage_v1_storage_proto_rawDesc), len(file_mq_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,134 @@
+package broker
+
+import (
+	"cmp"
+	"container/list"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
+)
+
+const (
+	// ProducerIdle is how long a producer that is not heard of is remembered at least: what it sends again later may be stored twice.
+	ProducerIdle = time.Hour
+	// MaxUnanswered bounds the numbered batches of a producer from the first one that it has no answer to, and maxUnansweredRecords their records.
+	MaxUnanswered        = 1024
+	maxUnansweredRecords = 200_000
+
+	// seenEvery is how often it is noted that a producer is there.
+	seenEvery = 10 * time.Minute
+	// heldProducers and heldRecords bound what is in memory of producers, and of the records of their answers: 12 bytes each. Others are on disk.
+	heldProducers = 4096
+	heldRecords   = 1 << 20
+)
+
+// producer is what is known of who numbers batches. It is not changed, but replaced when a commit succeeded.
+type producer struct {
+	below   uint64   // batches below are not sent again
+	answers []answer // those that may be asked for, by number
+	seenMS  int64    // the last note in the store that it was there
+}
+
+// answer is the first answer to a numbered batch.
+type answer struct {
+	number, sum uint64
+	Placement
+}
+
+func compareNumbers(a, b uint64) int { return cmp.Compare(a, b) }
+
+func (p *producer) find(number uint64) (answer, bool) {
+	i, ok := slices.BinarySearchFunc(p.answers, number, func(a answer, n uint64) int { return compareNumbers(a.number, n) })
+	if !ok {
+		return answer{}, false
+	}
+	return p.answers[i], true
+}
+
+func (p *producer) records() (n int) {
+	for _, a := range p.answers {
+		n += len(a.Partitions)
+	}
+	return n
+}
+
+// since is the producer without what it has the answers to.
+func (p *producer) since(below uint64) *producer {
+	if below <= p.below {
+		return p
+	}
+	q := *p
+	q.below = below
+	i, _ := slices.BinarySearchFunc(p.answers, below, func(a answer, n uint64) int { return compareNumbers(a.number, n) })
+	q.answers = p.answers[i:]
+	return &q
+}
+
+// with is the producer with the answers to more batches, which have their places.
+func (p *producer) with(added []*routed) *producer {
+	q := *p
+	q.answers = slices.Clip(q.answers)
+	for _, r := range added {
+		q.answers = append(q.answers, answer{r.number, r.sum, *r.out})
+	}
+	slices.SortFunc(q.answers, func(a, b answer) int { return compareNumbers(a.number, b.number) })
+	return &q
+}
+
+// producers are those that were heard of last.
+type producers struct {
+	store   engine.Shard
+	held    map[[16]byte]*list.Element
+	order   *list.List // of heldProducer, the last one heard of in front
+	records int
+}
+
+type heldProducer struct {
+	id [16]byte
+	*producer
+}
+
+func newProducers(store engine.Shard) *producers {
+	return &producers{store: store, held: make(map[[16]byte]*list.Element), order: list.New()}
+}
+
+// get returns what is known of a producer; nothing of one that is new.
+func (ps *producers) get(ctx context.Context, id [16]byte) (*producer, error) {
+	if e, ok := ps.held[id]; ok {
+		ps.order.MoveToFront(e)
+		return e.Value.(heldProducer).producer, nil
+	}
+	value, err := ps.store.Get(ctx, producerKey(id))
+	if errors.Is(err, engine.ErrNotFound) {
+		return &producer{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseProducer(value)
+	if err != nil {
+		return nil, err
+	}
+	ps.set(id, p)
+	return p, nil
+}
+
+func (ps *producers) set(id [16]byte, p *producer) {
+	ps.drop(id)
+	ps.held[id] = ps.order.PushFront(heldProducer{id, p})
+	ps.records += p.records()
+	for ps.order.Len() > 1 && (ps.order.Len() > heldProducers || ps.records > heldRecords) {
+		ps.drop(ps.order.Back().Value.(heldProducer).id)
+	}
+}
+
+func (ps *producers) drop(id [16]byte) {
+	if e, ok := ps.held[id]; ok {
+		ps.records -= e.Value.(heldProducer).records()
+		ps.order.Remove(e)
+		delete(ps.held, id)
+	}
+}
