@@ -57,7 +57,7 @@ var architecture = map[string][]string{
 	"sidecar/internal/cluster":             {"sidecar/internal/engine"},
 	"sidecar/internal/cluster/clustertest": {"sidecar/internal/cluster", "sidecar/internal/engine"},
 	"sidecar/internal/cluster/memcluster":  {"sidecar/internal/cluster", "sidecar/internal/engine"},
-	"sidecar/internal/cluster/etcdcluster": {"sidecar/internal/cluster", "sidecar/internal/engine", schemas, protobuf, "go.etcd.io/etcd", "go.uber.org/zap"},
+	"sidecar/internal/cluster/etcdcluster": {"sidecar/internal/cluster", "sidecar/internal/engine", schemas, protobuf, "go.etcd.io/etcd", "go.etcd.io/bbolt", "go.uber.org/zap"},
 	"sidecar/internal/schema":              {"internal/topic", protobuf, "github.com/jhump/protoreflect/v2"},
 	"sidecar/internal/broker":              {"sidecar/internal/dispatch", "sidecar/internal/mutant", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/schema", "internal/topic", "internal/filter", schemas, protobuf, "github.com/cespare/xxhash/v2"},
 	"sidecar/internal/server":              {"sidecar/internal/broker", "sidecar/internal/engine", "internal/topic", schemas, protobuf, connect, "connectrpc.com/grpchealth", "connectrpc.com/grpcreflect"},

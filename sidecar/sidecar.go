@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
 	"github.com/typedmq/typedmq/sidecar/internal/cluster/etcdcluster"
 	"github.com/typedmq/typedmq/sidecar/internal/config"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
 	"github.com/typedmq/typedmq/sidecar/internal/engine/pebbleengine"
 	"github.com/typedmq/typedmq/sidecar/internal/server"
 	"github.com/typedmq/typedmq/sidecar/internal/telemetry"
@@ -44,6 +46,7 @@ type Sidecar struct {
 	addr    string
 	socket  string
 	serving sync.WaitGroup
+	scrub   scrubbing
 	failed  chan error // holds the first fatal error
 }
 
@@ -68,6 +71,7 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar
 	if err != nil {
 		return nil, err
 	}
+	s.scrub.start(ctx, s.engine, cfg.ScrubRate)
 	s.http = server.HTTPServer(server.Handler(s.broker, log, s.ready, telemetry.LogFailures(log)), log)
 	if err := s.listen(ctx, cfg); err != nil {
 		return nil, err
@@ -77,16 +81,32 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar
 
 // openData opens the store, then etcd: the store's lock guards the whole directory.
 func (s *Sidecar) openData(ctx context.Context, cfg config.Config) error {
-	var err error
-	s.engine, err = pebbleengine.Open(filepath.Join(cfg.DataDir, "store"), pebbleengine.Options{Logger: s.log, OnFatal: s.fail})
+	err := restored(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	s.engine, err = pebbleengine.Open(filepath.Join(cfg.DataDir, storeDir), pebbleengine.Options{Logger: s.log, OnFatal: s.fail})
 	if err != nil {
 		return dataDirError(err)
 	}
-	s.cluster, err = etcdcluster.Open(ctx, etcdcluster.Options{Dir: filepath.Join(cfg.DataDir, "etcd"), Logger: s.log, TTL: cfg.LeaseTTL})
+	above, err := s.epochsAbove(ctx, filepath.Join(cfg.DataDir, etcdDir))
+	if err != nil {
+		return dataDirError(err)
+	}
+	s.cluster, err = etcdcluster.Open(ctx, etcdcluster.Options{Dir: filepath.Join(cfg.DataDir, etcdDir), Logger: s.log, TTL: cfg.LeaseTTL, Above: above})
 	if err != nil {
 		return dataDirError(err)
 	}
 	return nil
+}
+
+// epochsAbove is what a new etcd's epochs have to be above: those that the store has seen under an earlier one. It costs a look at every claim, so it is asked for
+// only where there is no etcd yet.
+func (s *Sidecar) epochsAbove(ctx context.Context, dir string) (engine.Epoch, error) {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	return s.engine.HighestEpoch(ctx)
 }
 
 // dataDirError adds what to do.
@@ -208,6 +228,7 @@ func (s *Sidecar) close(ctx context.Context) error {
 	if s.cluster != nil {
 		errs = append(errs, s.cluster.Close(ctx))
 	}
+	s.scrub.end()
 	if s.engine != nil {
 		errs = append(errs, s.engine.Close())
 	}

@@ -46,6 +46,9 @@ func (e *callError) Unwrap() error { return e.err }
 
 // report prints an error, with a hint where one is useful, and returns the exit status.
 func report(w io.Writer, command string, err error) int {
+	if errors.Is(err, errFindings) {
+		return exitFailure
+	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(w, "mq: %s\n", printable(strings.TrimSuffix(line, "\n")))
 	}
@@ -60,7 +63,7 @@ func report(w io.Writer, command string, err error) int {
 		return exitUsage
 	case errors.As(err, &config):
 		return exitUsage
-	case errors.Is(err, sidecar.ErrDataDir):
+	case errors.Is(err, sidecar.ErrDataDir), errors.Is(err, sidecar.ErrBackup):
 		return exitDataDir
 	case errors.As(err, &call):
 		if hint := call.hint(command); hint != "" {

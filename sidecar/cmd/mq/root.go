@@ -43,7 +43,8 @@ own when it connects. The commands below work on what has been declared.`,
 	cmd.PersistentFlags().StringVar(&c.addr, "addr", "",
 		"address of the sidecar: http://host:port or unix:///path (default: $MQ_ADDR, else "+defaultAddress+")")
 	cmd.PersistentFlags().VarP(&c.format, "output", "o", "how answers are printed: table or json")
-	cmd.AddCommand(newServe(c), newTopics(c), newTopic(c), newGroups(c), newGroup(c), newPublish(c), newTail(c), newDLQ(c), newScheduled(c), newInit(c), newExplain(c), newVersion(c))
+	cmd.AddCommand(newServe(c), newTopics(c), newTopic(c), newGroups(c), newGroup(c), newPublish(c), newTail(c), newDLQ(c), newScheduled(c), newInit(c), newExplain(c), newVersion(c),
+		newCheck(c), newBackup(c), newRestore(c))
 	return asGroup(cmd)
 }
 

@@ -359,7 +359,10 @@ func resolveTopic(entry *storagev1.Topic, set *schema.Set) (*topicState, error) 
 }
 
 func (b *Broker) resolveSubscriptionLocked(entry *storagev1.Subscription) (*subscriptionState, error) {
-	set := b.catalogue.mu.sets[hash(entry.GetDescriptorsHash())]
+	return resolveSubscription(entry, b.catalogue.mu.sets[hash(entry.GetDescriptorsHash())])
+}
+
+func resolveSubscription(entry *storagev1.Subscription, set *schema.Set) (*subscriptionState, error) {
 	if set == nil {
 		return nil, fmt.Errorf("subscription %q: its descriptors are not in the catalogue", entry.GetRpc())
 	}

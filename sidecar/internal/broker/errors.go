@@ -62,6 +62,8 @@ const (
 	DescriptorsMissing  Reason = "DESCRIPTORS_MISSING"
 	DedupeConflict      Reason = "DEDUPE_CONFLICT"
 	DedupeFull          Reason = "DEDUPE_FULL"
+	BackupRunning       Reason = "BACKUP_RUNNING"
+	BackupUnsupported   Reason = "BACKUP_UNSUPPORTED"
 )
 
 // Error is a refusal: what was asked for did not happen.
@@ -114,6 +116,8 @@ func Refusal(err error) *Error {
 		return fail(DiskFull, "", "the disk is full: free space and try again")
 	case errors.Is(err, engine.ErrUnknownOutcome):
 		return fail(OutcomeUnknown, "", "the write may or may not have happened: %v", err)
+	case errors.Is(err, engine.ErrSnapshotOpen):
+		return fail(BackupRunning, "", "another backup is being made: wait for its end and try again")
 	case errors.Is(err, engine.ErrClosed):
 		return fail(Draining, "", "the sidecar is shutting down")
 	case errors.Is(err, cluster.ErrUnavailable), errors.Is(err, cluster.ErrLost):

@@ -22,6 +22,8 @@ const (
 	maxDrainTimeout = time.Hour
 	minLeaseTTL     = 5 * time.Second
 	maxLeaseTTL     = time.Minute
+	minScrubRate    = 64 << 10
+	maxScrubRate    = 1 << 30
 )
 
 // Config is all that can be set about a sidecar. It is a plain value: copies are independent.
@@ -38,6 +40,8 @@ type Config struct {
 	LeaseTTL time.Duration
 	// MaxMessageBytes bounds the payload of a message in bytes, whatever its topic allows: 1 to 4 MiB − 64 KiB.
 	MaxMessageBytes int
+	// ScrubRate is how fast all that is stored is read in the background to find damage, in bytes per second: 64 KiB to 1 GiB, or 0 for never.
+	ScrubRate int
 	// LogLevel is the least level that is logged: "debug", "info", "warn" or "error".
 	LogLevel string
 	// LogFormat is "text" or "json".
@@ -53,6 +57,7 @@ func Default(dataDir string) Config {
 		DrainTimeout:    30 * time.Second,
 		LeaseTTL:        10 * time.Second,
 		MaxMessageBytes: 1 << 20,
+		ScrubRate:       4 << 20,
 		LogLevel:        "info",
 		LogFormat:       "text",
 	}

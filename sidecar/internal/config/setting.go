@@ -124,6 +124,17 @@ func settings() []setting {
 			},
 		},
 		{
+			key: "scrub_rate", usage: "bytes per second at which all that is stored is read to find damage, 0 for never", number: true,
+			show: func(c Config) string { return strconv.Itoa(c.ScrubRate) },
+			set:  func(c *Config, v string) error { return setBytes(&c.ScrubRate, v) },
+			check: func(c Config) error {
+				if c.ScrubRate != 0 && (c.ScrubRate < minScrubRate || c.ScrubRate > maxScrubRate) {
+					return fmt.Errorf("%d is out of bounds; write %d to %d, or 0 for never", c.ScrubRate, minScrubRate, maxScrubRate)
+				}
+				return nil
+			},
+		},
+		{
 			key: "log_level", usage: "least level that is logged: debug, info, warn or error",
 			show:  func(c Config) string { return c.LogLevel },
 			set:   func(c *Config, v string) error { c.LogLevel = v; return nil },

@@ -42,6 +42,8 @@ var codes = map[broker.Reason]connect.Code{
 	broker.DeadlineExceeded:    connect.CodeDeadlineExceeded,
 	broker.Canceled:            connect.CodeCanceled,
 	broker.Internal:            connect.CodeInternal,
+	broker.BackupUnsupported:   connect.CodeUnimplemented,
+	broker.BackupRunning:       connect.CodeFailedPrecondition,
 }
 
 func codeOf(r broker.Reason) connect.Code {

@@ -92,6 +92,7 @@ var streaming = map[string]bool{
 	brokerv1connect.BrokerServicePublishStreamProcedure:              true,
 	brokerv1connect.BrokerServiceConsumeProcedure:                    true,
 	adminv1connect.AdminServiceTailProcedure:                         true,
+	adminv1connect.AdminServiceBackupProcedure:                       true,
 	"/grpc.health.v1.Health/Watch":                                   true,
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      true,
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": true,

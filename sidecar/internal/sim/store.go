@@ -79,6 +79,7 @@ func (s *store) crash(percent int) {
 	old := s.engine
 	s.engine = nil
 	s.disk.crash(percent)
+	s.w.checkStore()
 	s.home.die()
 	s.w.background.Go(func() { _ = old.Close() })
 }

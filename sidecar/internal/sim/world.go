@@ -107,6 +107,7 @@ func Run(plan Plan) (*History, Stats) {
 	w.store.close()
 	w.gate.end()
 	w.background.Wait()
+	w.checkStore()
 	return &History{Plan: plan, Events: w.events}, w.stats
 }
 

@@ -36,6 +36,8 @@ type Options struct {
 	Logger *slog.Logger
 	// TTL is the life of a lease without renewal, in whole seconds. A stalled disk must not use it up. Default: 10 s.
 	TTL time.Duration
+	// Above is an epoch that all of this etcd's are above, if this member is the first that it has: of claims that were made under an earlier one. Default: 0.
+	Above engine.Epoch
 }
 
 func (o Options) withDefaults() Options {
@@ -77,7 +79,7 @@ func Connect(ctx context.Context, client *clientv3.Client, options Options) (*Cl
 	c := &Cluster{client: client, logger: options.Logger, ttl: options.TTL, stopped: make(chan struct{}), after: func() error { return nil }}
 	c.mu.epochs = make(map[engine.ShardID]engine.Epoch)
 	var err error
-	if c.base, err = c.epochBase(ctx); err != nil {
+	if c.base, err = c.epochBase(ctx, options.Above); err != nil {
 		return nil, err
 	}
 	first, err := c.grant(ctx)
@@ -94,10 +96,10 @@ func Connect(ctx context.Context, client *clientv3.Client, options Options) (*Cl
 // epochBase reads the number that epochs of this etcd start from, and writes it if this is its first member. It is the time of that moment in
 // milliseconds, so that an etcd that was set up anew after its data were lost gives greater epochs than the one before, as long as that had fewer
 // than a thousand changes a second.
-func (c *Cluster) epochBase(ctx context.Context) (uint64, error) {
+func (c *Cluster) epochBase(ctx context.Context, above engine.Epoch) (uint64, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
-	value := seal(epochBaseKey, fmt.Sprint(time.Now().UnixMilli()))
+	value := seal(epochBaseKey, fmt.Sprint(max(uint64(time.Now().UnixMilli()), uint64(above))))
 	resp, err := c.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(epochBaseKey), "=", 0)).
 		Then(clientv3.OpPut(epochBaseKey, value)).

@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	memberPrefix = "/typedmq/member/"
-	ownerRoot    = "/typedmq/owner/"
-	epochBaseKey = "/typedmq/epoch-base"
+	keyRoot      = "/typedmq/"
+	memberPrefix = keyRoot + "member/"
+	ownerRoot    = keyRoot + "owner/"
+	epochBaseKey = keyRoot + "epoch-base"
 )
 
 func memberKey(member cluster.MemberID) string { return memberPrefix + string(member) }

@@ -91,30 +91,39 @@ func lock(fsys vfs.FS, name string) (*pebble.Lock, error) {
 
 // checkFormat reads the format file, or writes it into a directory that is empty but for the lock.
 func (d *directory) checkFormat() error {
-	f, err := d.fs.Open(d.path(formatFile))
+	number, err := readFormat(d.fs, d.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return d.beginFormat()
 	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 100))
-	if err != nil {
-		return err
-	}
-	rest, ok := strings.CutPrefix(string(text), formatPrefix)
-	number, err := strconv.Atoi(strings.TrimSpace(rest))
-	if !ok || err != nil || number < 1 {
-		return fmt.Errorf("the file %s holds %q: want %q and a number", formatFile, text, formatPrefix)
-	}
-	if number > formatNumber {
-		return fmt.Errorf("%w: format %d, this one knows up to %d", ErrNewerFormat, number, formatNumber)
-	}
 	if number < formatNumber { // what is there can be read; what will be written, an older binary cannot read
 		return d.writeFormat()
 	}
 	return nil
+}
+
+// readFormat is the number in the format file. Errors: fs.ErrNotExist, ErrNewerFormat.
+func readFormat(fsys vfs.FS, dir string) (number int, err error) {
+	f, err := fsys.Open(fsys.PathJoin(dir, formatFile))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 100))
+	if err != nil {
+		return 0, err
+	}
+	rest, ok := strings.CutPrefix(string(text), formatPrefix)
+	number, err = strconv.Atoi(strings.TrimSpace(rest))
+	if !ok || err != nil || number < 1 {
+		return 0, fmt.Errorf("the file %s holds %q: want %q and a number", formatFile, text, formatPrefix)
+	}
+	if number > formatNumber {
+		return 0, fmt.Errorf("%w: format %d, this one knows up to %d", ErrNewerFormat, number, formatNumber)
+	}
+	return number, nil
 }
 
 // newFormat is the format file while it is written.

@@ -14,6 +14,7 @@ const (
 	kindFence   = 'f' // + shard: the highest epoch
 	kindState   = 's' // + shard + the caller's key: the caller's value
 	kindCommits = 'n' // the number of the last commit
+	kindFloor   = 'e' // the epoch that every owner is above
 
 	maxGroup = 249
 )
@@ -55,6 +56,7 @@ func lastOfKey(key []byte) engine.Offset {
 func logKey(id engine.LogID) []byte     { return appendLog([]byte{kindLog}, id) }
 func fenceKey(id engine.ShardID) []byte { return appendShard([]byte{kindFence}, id) }
 func commitsKey() []byte                { return []byte{kindCommits} }
+func floorKey() []byte                  { return []byte{kindFloor} }
 
 func stateKey(id engine.ShardID, key []byte) []byte {
 	b := make([]byte, 0, 1+9+len(id.Group)+len(key))

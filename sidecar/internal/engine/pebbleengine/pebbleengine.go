@@ -82,6 +82,11 @@ type Engine struct {
 	committerDone chan struct{}
 	commits       uint64 // batches committed since the store was made; owned by the committer
 
+	floor engine.Epoch // every owner is above: see readFloor
+
+	snapshots sync.Mutex // held by a snapshot until it is closed
+	scrubbed  scrubbed
+
 	logs   registry[engine.LogID, logState]
 	shards registry[engine.ShardID, shardState]
 }
@@ -110,6 +115,9 @@ func Open(dir string, options Options) (_ *Engine, err error) {
 			e.dir.close()
 		}
 	}()
+	if err = options.FS.RemoveAll(dir + snapshotSuffix); err != nil { // of a process that was killed
+		return nil, err
+	}
 	if e.marks, err = openMarks(options.FS, e.dir.path(marksFile), options.Logger); err != nil {
 		return nil, err
 	}
@@ -155,6 +163,9 @@ func openPebble(e *Engine, options Options) (*pebble.DB, error) {
 func (e *Engine) start() error {
 	var err error
 	if e.commits, err = e.readCommits(); err != nil {
+		return err
+	}
+	if e.floor, err = e.readFloor(); err != nil {
 		return err
 	}
 	if mark := e.marks.commits(); e.commits < mark {

@@ -21,6 +21,7 @@ type shardState struct {
 
 func (e *Engine) loadShard(id engine.ShardID, s *shardState) error {
 	s.id, s.prefix = id, stateKey(id, nil)
+	s.epoch = e.floor
 	key := fenceKey(id)
 	value, closer, err := e.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -38,7 +39,7 @@ func (e *Engine) loadShard(id engine.ShardID, s *shardState) error {
 	if err != nil {
 		return s.readError(err)
 	}
-	s.epoch = engine.Epoch(epoch)
+	s.epoch = max(e.floor, engine.Epoch(epoch))
 	return nil
 }
 

@@ -2847,6 +2847,290 @@ func (x *Scheduled) GetJson() *structpb.Struct {
 	return nil
 }
 
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+// BackupResponse is one part of a backup: start, then for each file its begin, its bytes in order, and its end.
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*BackupResponse_Start
+	//	*BackupResponse_File
+	//	*BackupResponse_Data
+	//	*BackupResponse_Sha256
+	Part          isBackupResponse_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *BackupResponse) GetPart() isBackupResponse_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetStart() *BackupStart {
+	if x != nil {
+		if x, ok := x.Part.(*BackupResponse_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetFile() *BackupFile {
+	if x != nil {
+		if x, ok := x.Part.(*BackupResponse_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*BackupResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetSha256() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*BackupResponse_Sha256); ok {
+			return x.Sha256
+		}
+	}
+	return nil
+}
+
+type isBackupResponse_Part interface {
+	isBackupResponse_Part()
+}
+
+type BackupResponse_Start struct {
+	Start *BackupStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type BackupResponse_File struct {
+	File *BackupFile `protobuf:"bytes,2,opt,name=file,proto3,oneof"`
+}
+
+type BackupResponse_Data struct {
+	Data []byte `protobuf:"bytes,3,opt,name=data,proto3,oneof"`
+}
+
+type BackupResponse_Sha256 struct {
+	// SHA-256 of the file that ends here.
+	Sha256 []byte `protobuf:"bytes,4,opt,name=sha256,proto3,oneof"`
+}
+
+func (*BackupResponse_Start) isBackupResponse_Part() {}
+
+func (*BackupResponse_File) isBackupResponse_Part() {}
+
+func (*BackupResponse_Data) isBackupResponse_Part() {}
+
+func (*BackupResponse_Sha256) isBackupResponse_Part() {}
+
+// BackupStart tells what follows. A stream that ends with fewer files is no backup.
+type BackupStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the store's files.
+	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	// Number of the last commit in it.
+	Commit        uint64                 `protobuf:"varint,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Files         uint64                 `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupStart) Reset() {
+	*x = BackupStart{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupStart) ProtoMessage() {}
+
+func (x *BackupStart) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupStart.ProtoReflect.Descriptor instead.
+func (*BackupStart) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *BackupStart) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *BackupStart) GetCommit() uint64 {
+	if x != nil {
+		return x.Commit
+	}
+	return 0
+}
+
+func (x *BackupStart) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *BackupStart) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *BackupStart) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type BackupFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without a directory.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size          uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupFile) Reset() {
+	*x = BackupFile{}
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupFile) ProtoMessage() {}
+
+func (x *BackupFile) ProtoReflect() protoreflect.Message {
+	mi := &file_mq_admin_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupFile.ProtoReflect.Descriptor instead.
+func (*BackupFile) Descriptor() ([]byte, []int) {
+	return file_mq_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *BackupFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BackupFile) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 var File_mq_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_mq_admin_v1_admin_proto_rawDesc = "" +
@@ -3101,7 +3385,24 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\x04json\x18\a \x01(\v2\x17.google.protobuf.StructR\x04json\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xa1\b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x0f\n" +
+	"\rBackupRequest\"\xa9\x01\n" +
+	"\x0eBackupResponse\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x18.mq.admin.v1.BackupStartH\x00R\x05start\x12-\n" +
+	"\x04file\x18\x02 \x01(\v2\x17.mq.admin.v1.BackupFileH\x00R\x04file\x12\x14\n" +
+	"\x04data\x18\x03 \x01(\fH\x00R\x04data\x12\x18\n" +
+	"\x06sha256\x18\x04 \x01(\fH\x00R\x06sha256B\x06\n" +
+	"\x04part\"\x99\x01\n" +
+	"\vBackupStart\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
+	"\x06commit\x18\x02 \x01(\x04R\x06commit\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05files\x18\x04 \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\"4\n" +
+	"\n" +
+	"BackupFile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size2\xe6\b\n" +
 	"\fAdminService\x12M\n" +
 	"\n" +
 	"ListTopics\x12\x1e.mq.admin.v1.ListTopicsRequest\x1a\x1f.mq.admin.v1.ListTopicsResponse\x12V\n" +
@@ -3117,7 +3418,8 @@ const file_mq_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"PauseGroup\x12\x1e.mq.admin.v1.PauseGroupRequest\x1a\x1f.mq.admin.v1.PauseGroupResponse\x12P\n" +
 	"\vResumeGroup\x12\x1f.mq.admin.v1.ResumeGroupRequest\x1a .mq.admin.v1.ResumeGroupResponse\x12V\n" +
-	"\rListScheduled\x12!.mq.admin.v1.ListScheduledRequest\x1a\".mq.admin.v1.ListScheduledResponseB<Z:github.com/typedmq/typedmq/schemas/gen/mq/admin/v1;adminv1b\x06proto3"
+	"\rListScheduled\x12!.mq.admin.v1.ListScheduledRequest\x1a\".mq.admin.v1.ListScheduledResponse\x12C\n" +
+	"\x06Backup\x12\x1a.mq.admin.v1.BackupRequest\x1a\x1b.mq.admin.v1.BackupResponse0\x01B<Z:github.com/typedmq/typedmq/schemas/gen/mq/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_mq_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -3131,7 +3433,7 @@ func file_mq_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_mq_admin_v1_admin_proto_rawDescData
 }
 
-var file_mq_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_mq_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_mq_admin_v1_admin_proto_goTypes = []any{
 	(*ListTopicsRequest)(nil),            // 0: mq.admin.v1.ListTopicsRequest
 	(*ListTopicsResponse)(nil),           // 1: mq.admin.v1.ListTopicsResponse
@@ -3169,78 +3471,87 @@ var file_mq_admin_v1_admin_proto_goTypes = []any{
 	(*ListScheduledRequest)(nil),         // 33: mq.admin.v1.ListScheduledRequest
 	(*ListScheduledResponse)(nil),        // 34: mq.admin.v1.ListScheduledResponse
 	(*Scheduled)(nil),                    // 35: mq.admin.v1.Scheduled
-	nil,                                  // 36: mq.admin.v1.Topic.LabelsEntry
-	nil,                                  // 37: mq.admin.v1.TailMessage.HeadersEntry
-	nil,                                  // 38: mq.admin.v1.DeadLetter.HeadersEntry
-	nil,                                  // 39: mq.admin.v1.Scheduled.HeadersEntry
-	(*durationpb.Duration)(nil),          // 40: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 41: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),              // 42: google.protobuf.Struct
+	(*BackupRequest)(nil),                // 36: mq.admin.v1.BackupRequest
+	(*BackupResponse)(nil),               // 37: mq.admin.v1.BackupResponse
+	(*BackupStart)(nil),                  // 38: mq.admin.v1.BackupStart
+	(*BackupFile)(nil),                   // 39: mq.admin.v1.BackupFile
+	nil,                                  // 40: mq.admin.v1.Topic.LabelsEntry
+	nil,                                  // 41: mq.admin.v1.TailMessage.HeadersEntry
+	nil,                                  // 42: mq.admin.v1.DeadLetter.HeadersEntry
+	nil,                                  // 43: mq.admin.v1.Scheduled.HeadersEntry
+	(*durationpb.Duration)(nil),          // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),              // 46: google.protobuf.Struct
 }
 var file_mq_admin_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: mq.admin.v1.ListTopicsResponse.topics:type_name -> mq.admin.v1.Topic
-	40, // 1: mq.admin.v1.Topic.retention:type_name -> google.protobuf.Duration
-	36, // 2: mq.admin.v1.Topic.labels:type_name -> mq.admin.v1.Topic.LabelsEntry
+	44, // 1: mq.admin.v1.Topic.retention:type_name -> google.protobuf.Duration
+	40, // 2: mq.admin.v1.Topic.labels:type_name -> mq.admin.v1.Topic.LabelsEntry
 	3,  // 3: mq.admin.v1.Topic.partition_bounds:type_name -> mq.admin.v1.Partition
-	40, // 4: mq.admin.v1.Topic.ttl:type_name -> google.protobuf.Duration
+	44, // 4: mq.admin.v1.Topic.ttl:type_name -> google.protobuf.Duration
 	2,  // 5: mq.admin.v1.DescribeTopicResponse.topic:type_name -> mq.admin.v1.Topic
 	6,  // 6: mq.admin.v1.DescribeTopicResponse.subscriptions:type_name -> mq.admin.v1.Subscription
-	40, // 7: mq.admin.v1.Subscription.initial_interval:type_name -> google.protobuf.Duration
-	40, // 8: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
-	40, // 9: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
-	40, // 10: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
-	40, // 11: mq.admin.v1.Subscription.dead_letter_retention:type_name -> google.protobuf.Duration
+	44, // 7: mq.admin.v1.Subscription.initial_interval:type_name -> google.protobuf.Duration
+	44, // 8: mq.admin.v1.Subscription.max_interval:type_name -> google.protobuf.Duration
+	44, // 9: mq.admin.v1.Subscription.lease:type_name -> google.protobuf.Duration
+	44, // 10: mq.admin.v1.Subscription.processing_timeout:type_name -> google.protobuf.Duration
+	44, // 11: mq.admin.v1.Subscription.dead_letter_retention:type_name -> google.protobuf.Duration
 	7,  // 12: mq.admin.v1.Subscription.settings:type_name -> mq.admin.v1.Setting
 	10, // 13: mq.admin.v1.ListGroupsResponse.groups:type_name -> mq.admin.v1.GroupTopic
 	11, // 14: mq.admin.v1.GroupTopic.partitions:type_name -> mq.admin.v1.GroupPartition
 	12, // 15: mq.admin.v1.GroupPartition.counters:type_name -> mq.admin.v1.Counters
 	15, // 16: mq.admin.v1.TailResponse.messages:type_name -> mq.admin.v1.TailMessage
-	41, // 17: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
-	37, // 18: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
-	42, // 19: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
+	45, // 17: mq.admin.v1.TailMessage.append_time:type_name -> google.protobuf.Timestamp
+	41, // 18: mq.admin.v1.TailMessage.headers:type_name -> mq.admin.v1.TailMessage.HeadersEntry
+	46, // 19: mq.admin.v1.TailMessage.json:type_name -> google.protobuf.Struct
 	18, // 20: mq.admin.v1.ListDeadLettersResponse.dead_letters:type_name -> mq.admin.v1.DeadLetter
-	41, // 21: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
-	41, // 22: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
-	38, // 23: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
-	42, // 24: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
+	45, // 21: mq.admin.v1.DeadLetter.published:type_name -> google.protobuf.Timestamp
+	45, // 22: mq.admin.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
+	42, // 23: mq.admin.v1.DeadLetter.headers:type_name -> mq.admin.v1.DeadLetter.HeadersEntry
+	46, // 24: mq.admin.v1.DeadLetter.json:type_name -> google.protobuf.Struct
 	25, // 25: mq.admin.v1.SummarizeDeadLettersResponse.failures:type_name -> mq.admin.v1.Failure
-	41, // 26: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
-	41, // 27: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
-	41, // 28: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
+	45, // 26: mq.admin.v1.Failure.first_died:type_name -> google.protobuf.Timestamp
+	45, // 27: mq.admin.v1.Failure.last_died:type_name -> google.protobuf.Timestamp
+	45, // 28: mq.admin.v1.SeekGroupRequest.time:type_name -> google.protobuf.Timestamp
 	28, // 29: mq.admin.v1.SeekGroupResponse.positions:type_name -> mq.admin.v1.Position
 	35, // 30: mq.admin.v1.ListScheduledResponse.scheduled:type_name -> mq.admin.v1.Scheduled
-	41, // 31: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
-	39, // 32: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
-	42, // 33: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
-	0,  // 34: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
-	4,  // 35: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
-	8,  // 36: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
-	13, // 37: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
-	16, // 38: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
-	19, // 39: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
-	21, // 40: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
-	23, // 41: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
-	26, // 42: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
-	29, // 43: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
-	31, // 44: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
-	33, // 45: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
-	1,  // 46: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
-	5,  // 47: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
-	9,  // 48: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
-	14, // 49: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
-	17, // 50: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
-	20, // 51: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
-	22, // 52: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
-	24, // 53: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
-	27, // 54: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
-	30, // 55: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
-	32, // 56: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
-	34, // 57: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
-	46, // [46:58] is the sub-list for method output_type
-	34, // [34:46] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	45, // 31: mq.admin.v1.Scheduled.due:type_name -> google.protobuf.Timestamp
+	43, // 32: mq.admin.v1.Scheduled.headers:type_name -> mq.admin.v1.Scheduled.HeadersEntry
+	46, // 33: mq.admin.v1.Scheduled.json:type_name -> google.protobuf.Struct
+	38, // 34: mq.admin.v1.BackupResponse.start:type_name -> mq.admin.v1.BackupStart
+	39, // 35: mq.admin.v1.BackupResponse.file:type_name -> mq.admin.v1.BackupFile
+	45, // 36: mq.admin.v1.BackupStart.time:type_name -> google.protobuf.Timestamp
+	0,  // 37: mq.admin.v1.AdminService.ListTopics:input_type -> mq.admin.v1.ListTopicsRequest
+	4,  // 38: mq.admin.v1.AdminService.DescribeTopic:input_type -> mq.admin.v1.DescribeTopicRequest
+	8,  // 39: mq.admin.v1.AdminService.ListGroups:input_type -> mq.admin.v1.ListGroupsRequest
+	13, // 40: mq.admin.v1.AdminService.Tail:input_type -> mq.admin.v1.TailRequest
+	16, // 41: mq.admin.v1.AdminService.ListDeadLetters:input_type -> mq.admin.v1.ListDeadLettersRequest
+	19, // 42: mq.admin.v1.AdminService.RedriveDeadLetters:input_type -> mq.admin.v1.RedriveDeadLettersRequest
+	21, // 43: mq.admin.v1.AdminService.DiscardDeadLetters:input_type -> mq.admin.v1.DiscardDeadLettersRequest
+	23, // 44: mq.admin.v1.AdminService.SummarizeDeadLetters:input_type -> mq.admin.v1.SummarizeDeadLettersRequest
+	26, // 45: mq.admin.v1.AdminService.SeekGroup:input_type -> mq.admin.v1.SeekGroupRequest
+	29, // 46: mq.admin.v1.AdminService.PauseGroup:input_type -> mq.admin.v1.PauseGroupRequest
+	31, // 47: mq.admin.v1.AdminService.ResumeGroup:input_type -> mq.admin.v1.ResumeGroupRequest
+	33, // 48: mq.admin.v1.AdminService.ListScheduled:input_type -> mq.admin.v1.ListScheduledRequest
+	36, // 49: mq.admin.v1.AdminService.Backup:input_type -> mq.admin.v1.BackupRequest
+	1,  // 50: mq.admin.v1.AdminService.ListTopics:output_type -> mq.admin.v1.ListTopicsResponse
+	5,  // 51: mq.admin.v1.AdminService.DescribeTopic:output_type -> mq.admin.v1.DescribeTopicResponse
+	9,  // 52: mq.admin.v1.AdminService.ListGroups:output_type -> mq.admin.v1.ListGroupsResponse
+	14, // 53: mq.admin.v1.AdminService.Tail:output_type -> mq.admin.v1.TailResponse
+	17, // 54: mq.admin.v1.AdminService.ListDeadLetters:output_type -> mq.admin.v1.ListDeadLettersResponse
+	20, // 55: mq.admin.v1.AdminService.RedriveDeadLetters:output_type -> mq.admin.v1.RedriveDeadLettersResponse
+	22, // 56: mq.admin.v1.AdminService.DiscardDeadLetters:output_type -> mq.admin.v1.DiscardDeadLettersResponse
+	24, // 57: mq.admin.v1.AdminService.SummarizeDeadLetters:output_type -> mq.admin.v1.SummarizeDeadLettersResponse
+	27, // 58: mq.admin.v1.AdminService.SeekGroup:output_type -> mq.admin.v1.SeekGroupResponse
+	30, // 59: mq.admin.v1.AdminService.PauseGroup:output_type -> mq.admin.v1.PauseGroupResponse
+	32, // 60: mq.admin.v1.AdminService.ResumeGroup:output_type -> mq.admin.v1.ResumeGroupResponse
+	34, // 61: mq.admin.v1.AdminService.ListScheduled:output_type -> mq.admin.v1.ListScheduledResponse
+	37, // 62: mq.admin.v1.AdminService.Backup:output_type -> mq.admin.v1.BackupResponse
+	50, // [50:63] is the sub-list for method output_type
+	37, // [37:50] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_mq_admin_v1_admin_proto_init() }
@@ -3253,13 +3564,19 @@ func file_mq_admin_v1_admin_proto_init() {
 		(*SeekGroupRequest_Offset)(nil),
 		(*SeekGroupRequest_Time)(nil),
 	}
+	file_mq_admin_v1_admin_proto_msgTypes[37].OneofWrappers = []any{
+		(*BackupResponse_Start)(nil),
+		(*BackupResponse_File)(nil),
+		(*BackupResponse_Data)(nil),
+		(*BackupResponse_Sha256)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mq_admin_v1_admin_proto_rawDesc), len(file_mq_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

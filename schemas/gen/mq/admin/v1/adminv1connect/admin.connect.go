@@ -66,6 +66,8 @@ const (
 	// AdminServiceListScheduledProcedure is the fully-qualified name of the AdminService's
 	// ListScheduled RPC.
 	AdminServiceListScheduledProcedure = "/mq.admin.v1.AdminService/ListScheduled"
+	// AdminServiceBackupProcedure is the fully-qualified name of the AdminService's Backup RPC.
+	AdminServiceBackupProcedure = "/mq.admin.v1.AdminService/Backup"
 )
 
 // AdminServiceClient is a client for the mq.admin.v1.AdminService service.
@@ -89,6 +91,8 @@ type AdminServiceClient interface {
 	ResumeGroup(context.Context, *connect.Request[v1.ResumeGroupRequest]) (*connect.Response[v1.ResumeGroupResponse], error)
 	// ListScheduled shows messages of a topic that are not due yet, by due time.
 	ListScheduled(context.Context, *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error)
+	// Backup sends a copy of all that is stored, as it was after one commit, while everything goes on.
+	Backup(context.Context, *connect.Request[v1.BackupRequest]) (*connect.ServerStreamForClient[v1.BackupResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the mq.admin.v1.AdminService service. By default,
@@ -174,6 +178,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListScheduled")),
 			connect.WithClientOptions(opts...),
 		),
+		backup: connect.NewClient[v1.BackupRequest, v1.BackupResponse](
+			httpClient,
+			baseURL+AdminServiceBackupProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Backup")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -191,6 +201,7 @@ type adminServiceClient struct {
 	pauseGroup           *connect.Client[v1.PauseGroupRequest, v1.PauseGroupResponse]
 	resumeGroup          *connect.Client[v1.ResumeGroupRequest, v1.ResumeGroupResponse]
 	listScheduled        *connect.Client[v1.ListScheduledRequest, v1.ListScheduledResponse]
+	backup               *connect.Client[v1.BackupRequest, v1.BackupResponse]
 }
 
 // ListTopics calls mq.admin.v1.AdminService.ListTopics.
@@ -253,6 +264,11 @@ func (c *adminServiceClient) ListScheduled(ctx context.Context, req *connect.Req
 	return c.listScheduled.CallUnary(ctx, req)
 }
 
+// Backup calls mq.admin.v1.AdminService.Backup.
+func (c *adminServiceClient) Backup(ctx context.Context, req *connect.Request[v1.BackupRequest]) (*connect.ServerStreamForClient[v1.BackupResponse], error) {
+	return c.backup.CallServerStream(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the mq.admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	ListTopics(context.Context, *connect.Request[v1.ListTopicsRequest]) (*connect.Response[v1.ListTopicsResponse], error)
@@ -274,6 +290,8 @@ type AdminServiceHandler interface {
 	ResumeGroup(context.Context, *connect.Request[v1.ResumeGroupRequest]) (*connect.Response[v1.ResumeGroupResponse], error)
 	// ListScheduled shows messages of a topic that are not due yet, by due time.
 	ListScheduled(context.Context, *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error)
+	// Backup sends a copy of all that is stored, as it was after one commit, while everything goes on.
+	Backup(context.Context, *connect.Request[v1.BackupRequest], *connect.ServerStream[v1.BackupResponse]) error
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -355,6 +373,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListScheduled")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceBackupHandler := connect.NewServerStreamHandler(
+		AdminServiceBackupProcedure,
+		svc.Backup,
+		connect.WithSchema(adminServiceMethods.ByName("Backup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/mq.admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceListTopicsProcedure:
@@ -381,6 +405,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceResumeGroupHandler.ServeHTTP(w, r)
 		case AdminServiceListScheduledProcedure:
 			adminServiceListScheduledHandler.ServeHTTP(w, r)
+		case AdminServiceBackupProcedure:
+			adminServiceBackupHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -436,4 +462,8 @@ func (UnimplementedAdminServiceHandler) ResumeGroup(context.Context, *connect.Re
 
 func (UnimplementedAdminServiceHandler) ListScheduled(context.Context, *connect.Request[v1.ListScheduledRequest]) (*connect.Response[v1.ListScheduledResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.ListScheduled is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Backup(context.Context, *connect.Request[v1.BackupRequest], *connect.ServerStream[v1.BackupResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("mq.admin.v1.AdminService.Backup is not implemented"))
 }
