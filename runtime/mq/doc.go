@@ -4,9 +4,11 @@
 // A [Client] is a connection to one sidecar. A [Publisher] writes the messages of one topic and returns when they are
 // durable; concurrent calls share frames. A [Worker] runs handlers for the subscriptions registered with [Handle], keeps
 // their leases alive, settles each message by the handler's outcome, and reconnects by itself. [HandleBatch] is for handlers of several
-// messages at a time, [HandleDelivery] for those that settle each themselves. Interceptors wrap both sides.
+// messages at a time, [HandleDelivery] for those that settle each themselves. Interceptors wrap both sides. [Client.Tx] applies several publishes
+// and acknowledgements together, or none; [InTx] does so inside a handler, with its message.
 //
-// Delivery is at least once: a handler must expect to see a message again after a crash, a lost connection or an error.
+// Delivery is at least once: a handler must expect to see a message again after a crash, a lost connection or an error. What it does in a
+// transaction with its message, it does once.
 // Retry policy, dead letters, filters and order are decided by the sidecar. This package takes no such decision: it
 // reports what became of each attempt.
 package mq

@@ -30,6 +30,8 @@ var (
 	ErrBadHeader error = refusal(reasonBadHeader)
 	// ErrDedupeConflict: another message was published under the same dedupe id.
 	ErrDedupeConflict error = refusal("DEDUPE_CONFLICT")
+	// ErrDedupeFull: the sidecar can remember no more dedupe ids within their windows.
+	ErrDedupeFull error = refusal("DEDUPE_FULL")
 	// ErrMessageUnknown: no scheduled message has the id that is to be cancelled.
 	ErrMessageUnknown error = refusal(reasonMessageUnknown)
 	// ErrInvalid: the message violates its own rules. Package mqvalidate checks them.

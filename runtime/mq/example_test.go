@@ -8,6 +8,7 @@ import (
 	"log"
 	"log/slog"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,6 +39,45 @@ func ExamplePublisher_Publish() {
 	default:
 		fmt.Println("it is durable at", receipt.Partition, receipt.Offset)
 	}
+}
+
+// Money leaves one account and reaches another, or neither. Programs make generated publishers with tx.
+func ExampleClient_Tx() {
+	var client *mq.Client // of mq.Dial
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	debits := mq.NewTopic[wrapperspb.Int64Value]("debits", nil)
+	credits := mq.NewTopic[wrapperspb.Int64Value]("credits", nil)
+
+	var tx *mq.Tx
+	err := client.Tx(ctx, func(t *mq.Tx) error {
+		tx = t
+		if _, err := mq.NewPublisher(tx, debits).Publish(ctx, wrapperspb.Int64(100)); err != nil {
+			return err
+		}
+		_, err := mq.NewPublisher(tx, credits).Publish(ctx, wrapperspb.Int64(100))
+		return err
+	})
+	switch {
+	case errors.Is(err, mq.ErrUnknownOutcome):
+		fmt.Println("it may have been applied, as a whole:", err)
+	case err != nil:
+		fmt.Println("nothing was applied:", err)
+	default:
+		fmt.Println("it is durable at", tx.Receipts())
+	}
+}
+
+// What the handler publishes is there if, and only if, its message is done.
+func ExampleInTx() {
+	var worker *mq.Worker // of mq.NewWorker
+	upper := mq.NewTopic[wrapperspb.StringValue]("upper", nil)
+	mq.Handle(worker, mq.Subscription{ /* as generated code has it */ }, func(ctx context.Context, m *wrapperspb.StringValue) error {
+		return mq.InTx(ctx, func(tx *mq.Tx) error {
+			_, err := mq.NewPublisher(tx, upper).Publish(ctx, wrapperspb.String(strings.ToUpper(m.GetValue())))
+			return err
+		})
+	})
 }
 
 // Programs register their handlers through generated code, which calls Handle for each rpc of a consumer service.

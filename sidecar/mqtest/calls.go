@@ -161,6 +161,8 @@ func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			defer c.publishing(-1)
 			return answer, c.around(ctx, BeforePublish, AfterPublish, do)
 		case *brokerv1.CommitRequest:
+			c.settling(+1)
+			defer c.settling(-1)
 			if c.options.duplicate {
 				c.loseFirst(ctx, m)
 			}

@@ -147,9 +147,8 @@ func TestAnIDOfAnotherMessageIsRefused(t *testing.T) {
 		if p := w.sendAll(departed, flight{id: "a", text: "1"}); p.Refused != nil || len(p.Duplicates) > 0 {
 			t.Errorf("the id of a record that was refused with its batch is taken: %+v", p)
 		}
-		raw := broker.NewRecord([]byte("another key"), nil, nil, "e")
 		for i, key := range []string{"k", "k", "l"} {
-			raw = broker.NewRecord([]byte(key), nil, nil, "e")
+			raw := broker.NewRecord([]byte(key), nil, nil, "e")
 			placed, err := w.Publish(t.Context(), []broker.Batch{{Topic: bags, Records: engine.AppendRecord(nil, raw)}})
 			if err != nil {
 				t.Fatal(err)

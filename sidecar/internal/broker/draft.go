@@ -20,7 +20,7 @@ type Draft struct {
 	Key     []byte
 	HasKey  bool
 	Headers map[string]string
-	// ID may be empty: a message that is to be scheduled then gets a random one.
+	// ID may be empty: the message then has what the schema derives, or if it is to be scheduled a random one.
 	ID string
 	// Priority is 1 for the lowest level; 0 is what the schema derives, and refused with HasPriority.
 	Priority    uint32
@@ -65,6 +65,9 @@ func (b *Broker) Compose(topicName string, d Draft) ([]byte, error) {
 	due, refused := r.due(now)
 	if refused != nil {
 		return nil, refused
+	}
+	if d.ID == "" {
+		d.ID = t.decl.IDOf(m)
 	}
 	if d.ID == "" && due > now.UnixMilli() {
 		d.ID = randomID()

@@ -206,7 +206,7 @@ func scanSegment(value []byte, f func(id uint64)) (timeMS int64, n int, err erro
 
 // How the place of a record is written in an answer: the lower two bits of a number, with an append or a partition above them.
 const (
-	placeNext     = iota // the next record of an append
+	placeNext     = iota // 0: the next record of an append
 	placeOrdinal         // a duplicate of a record of an append: its ordinal follows
 	placeKnown           // a partition: offset + 1 follows
 	placeRepeated        // the same, of a duplicate
@@ -279,7 +279,7 @@ func (r *routed) appendAnswer(v []byte, from int) []byte {
 		case p&isScheduled != 0:
 			v = append(binary.AppendUvarint(v, uint64(r.partition(p))<<2|placeKnown), 0)
 		default:
-			v = binary.AppendUvarint(v, uint64(r.parts[p].at-from)<<2|placeNext)
+			v = binary.AppendUvarint(v, uint64(r.parts[p].at-from)<<2) // placeNext
 		}
 	}
 	return v

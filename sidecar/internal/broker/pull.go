@@ -102,5 +102,8 @@ func (g *group) onEach(ctx context.Context, do func(*serving)) ([]error, error) 
 			return nil, ctx.Err()
 		}
 	}
+	if ctx.Err() != nil { // it makes no difference which of both was seen first
+		return nil, ctx.Err()
+	}
 	return errs, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -27,6 +28,7 @@ type recording struct {
 	timerAt   int64 // the timer that stopTimer stops
 	stopTimer func() bool
 	flying    []*flight // commits under way, the oldest first
+	flights   int       // so far
 }
 
 // loadWindow stands for the windows of topics while they are not known.
@@ -150,13 +152,14 @@ const mostFlying = 2
 // flight is a commit that is under way.
 type flight struct {
 	*entry
+	number int
 	done   chan struct{} // closed when what follows is set
 	firsts []engine.Offset
 	err    error
 }
 
 // String names the goroutine of a commit.
-func (*flight) String() string { return "ledger's commit" }
+func (f *flight) String() string { return fmt.Sprintf("ledger's commit %d", f.number) }
 
 // errBusy says that what becomes of a commit under way has to be known first.
 var errBusy = errors.New("broker: the ledger waits for a commit")
@@ -206,13 +209,23 @@ func (rc *recording) commit(ctx context.Context, calls []*ledgerCall) error {
 		rc.broker.turn(rc.ledger)
 		return rc.landed(ctx, f)
 	case len(writes)+len(appends)+len(scheduled) == 0:
+		f.place()
+		f.tell(nil)
 		return rc.landed(ctx, f)
 	}
+	rc.flights++
+	f.number = rc.flights
 	rc.flying = append(rc.flying, f)
 	go func() { // land waits for it
 		rc.broker.turn(f)
 		f.firsts, f.err = rc.broker.store(ctx, parts, appends, scheduled)
-		close(f.done)
+		if f.err == nil {
+			f.place()
+		}
+		close(f.done) // first: what a caller sends next finds the commit ended
+		if f.err == nil {
+			f.tell(nil)
+		}
 		rc.signal()
 	}()
 	return nil
@@ -235,20 +248,19 @@ func (rc *recording) land(ctx context.Context, all bool) error {
 	return nil
 }
 
-// landed ends a commit: what is durable is noted and answered. If it was refused, each of its calls is tried alone, so that one does not stand for another.
+// landed ends a commit: what is durable is noted. If it was refused, each of its calls is tried alone, so that one does not stand for another.
 func (rc *recording) landed(ctx context.Context, f *flight) error {
 	switch {
-	case f.err == nil:
-		f.answer()
+	case f.err == nil: // its callers know
 		f.keep()
 		return nil
 	case !nothingWritten(f.err):
-		f.refuse(f.err)
+		f.tell(f.err)
 		return rc.abandon(ctx, f.err)
 	}
 	f.undo()
 	if len(f.calls) == 1 {
-		f.refuse(f.err)
+		f.tell(f.err)
 		return nil
 	}
 	for i := range f.calls {
@@ -269,10 +281,8 @@ func (rc *recording) abandon(ctx context.Context, err error) error {
 	for _, f := range rc.flying {
 		<-f.done
 		rc.broker.turn(rc.ledger)
-		if f.err == nil {
-			f.answer()
-		} else {
-			f.refuse(f.err)
+		if f.err != nil {
+			f.tell(f.err)
 		}
 	}
 	rc.flying = nil
@@ -286,21 +296,18 @@ func (rc *recording) refuse(calls []*ledgerCall) {
 	}
 }
 
-// answer gives the publications of a commit their places, unless whoever borrowed the ledger does.
-func (f *flight) answer() {
+// place gives the publications of a commit their places.
+func (f *flight) place() {
 	firsts := f.firsts
 	for _, c := range f.calls {
-		if c.lent == nil {
-			n := len(c.pub.appends)
-			c.pub.place(firsts[:n])
-			firsts = firsts[n:]
-		}
+		n := len(c.pub.appends)
+		c.pub.place(firsts[:n])
+		firsts = firsts[n:]
 	}
-	f.refuse(nil)
 }
 
-// refuse tells the callers of a commit how it ended.
-func (f *flight) refuse(err error) {
+// tell tells the callers of a commit how it ended.
+func (f *flight) tell(err error) {
 	for _, c := range f.calls {
 		if c.lent == nil { // who made it himself knows
 			c.answer <- err

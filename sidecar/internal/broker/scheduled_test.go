@@ -271,6 +271,20 @@ func (w *world) compose(text string, d broker.Draft) (broker.Record, error) {
 	return r, nil
 }
 
+// TestADraftTakesItsIDFromItsMessage, unless it has its own.
+func TestADraftTakesItsIDFromItsMessage(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.declareReminders()
+		w.AlterTopic(reminders, func(t *topic.Topic) { t.Dedupe.ID = t.Message.Fields().ByName("urgency") })
+		for own, want := range map[string]string{"": "3", "own": "own"} {
+			r, err := w.compose(`{"urgency":3}`, broker.Draft{ID: own, Delay: time.Hour})
+			if err != nil || string(r.ID) != want {
+				t.Errorf("id %q: got %q, %v", own, r.ID, err)
+			}
+		}
+	})
+}
+
 // TestADraftTakesTimeAndPriorityFromItsMessage, unless it has its own.
 func TestADraftTakesTimeAndPriorityFromItsMessage(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {

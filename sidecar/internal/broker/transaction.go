@@ -293,9 +293,9 @@ func (tx *transaction) commit(ctx context.Context, store engine.Shard, loans []*
 	remembered, forgotten := memory.writes(ctx, store, tx)
 	parts = append(parts, tx.pub.parts...)
 	parts = append(parts, engine.Part{Shard: store, Writes: remembered, Yields: len(tx.pub.routes) > 0})
-	if mutant.On(mutant.TransactionVisibleEarly) && len(parts) > 1 {
-		if firsts, err = tx.broker.engine.Commit(ctx, parts[len(parts)-1:], tx.pub.appends); err == nil {
-			_, err = tx.broker.engine.Commit(ctx, parts[:len(parts)-1], nil)
+	if mutant.On(mutant.TransactionVisibleEarly) && len(loans) > 0 {
+		if firsts, err = tx.broker.engine.Commit(ctx, parts[len(loans):], tx.pub.appends); err == nil {
+			_, err = tx.broker.engine.Commit(ctx, parts[:len(loans)], nil)
 		}
 	} else {
 		firsts, err = tx.broker.engine.Commit(ctx, parts, tx.pub.appends)

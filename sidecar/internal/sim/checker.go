@@ -234,6 +234,13 @@ func (c *checker) event(e *Event) {
 		}
 	case Pause:
 		c.pauseEnd = max(c.pauseEnd, e.At+e.After)
+		for _, m := range c.models { // what was asked for may take effect after it
+			for _, o := range m.shards {
+				for i := range o.extended {
+					o.extended[i] += e.After
+				}
+			}
+		}
 	case Clock:
 		c.jumped = true
 		c.ahead = c.ahead || e.After > 0
@@ -485,7 +492,7 @@ func (c *checker) settle(m *model, e *Event) {
 	}
 	switch e.Outcome {
 	case Retried, Snoozed: // a wait that is over in another way leaves its timer for as long as it would have lasted
-		o.extended = append(o.extended, e.At+max(e.After, 2*m.group.Max)+callTimeout*4)
+		o.extended = append(o.extended, e.At+max(e.After, 2*m.group.Max)+c.late())
 	}
 	switch e.Outcome {
 	case Acked, Skipped:
@@ -501,10 +508,18 @@ func (c *checker) settle(m *model, e *Event) {
 		if end := e.At + e.After; t.ext == 0 || end < t.ext {
 			t.ext = end
 		}
-		o.extended = append(o.extended, e.At+e.After+callTimeout*4) // the call may take effect late
+		o.extended = append(o.extended, e.At+e.After+c.late())
 		return
 	}
 	t.ended = true
+}
+
+// late is how long after it was made a call may take effect, but for pauses.
+func (c *checker) late() time.Duration {
+	if c.plan.Faults.Stall > 0 {
+		return callTimeout*4 + longestStall
+	}
+	return callTimeout * 4
 }
 
 // settled takes the answer.
@@ -639,7 +654,7 @@ func (c *checker) logged(e *Event) {
 	case p.result == Fail:
 		c.violate(3, "the log holds uid %d, which was refused", e.UID)
 	case c.inLog[e.UID]:
-		c.violate(2, "the log holds uid %d twice", e.UID)
+		c.violate(4, "the log holds uid %d twice", e.UID)
 	}
 	if other, taken := c.at[at]; taken && other != e.UID {
 		c.violate(18, "offset %d of %s/%d holds uid %d and held uid %d", e.Offset, e.Topic, e.Partition, e.UID, other)

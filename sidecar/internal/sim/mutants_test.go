@@ -23,6 +23,7 @@ var hunted = map[mutant.Mutant]string{
 	mutant.OldWALFormat: "rot", mutant.CounterDrift: "clients", mutant.CreditDrift: "clients", mutant.LostWakeup: "calm",
 	mutant.DelayOnWallClock: "clock", mutant.DelayLostOnCrash: "disk",
 	mutant.TransactionVisibleEarly: "transactions", mutant.TransactionTwice: "transactions",
+	mutant.DedupeForgotten: "crash",
 }
 
 // TestMutants puts one bug in after the other and looks for it. Each is hunted in a process of its own: a bug may well panic.

@@ -32,6 +32,7 @@ type Topic struct {
 	Name, Message string
 	Ordering      Ordering
 	Queue         bool
+	Dedupe        bool // ids are stored once
 	Partitions    uint32
 }
 
@@ -171,6 +172,7 @@ func (p *Plan) topics(rng *rand.Rand) {
 	}
 	for _, t := range chosen {
 		t.Partitions = 1 + rng.Uint32N(2)
+		t.Dedupe = rng.IntN(2) == 0
 		p.Topics = append(p.Topics, t)
 		n := 1 + rng.IntN(2)
 		if t.Queue {

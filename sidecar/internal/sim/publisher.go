@@ -37,8 +37,12 @@ func (c *client) publish(t *Topic, n int, spoiled bool) {
 	case 2:
 		ttl = []time.Duration{time.Second, 3 * time.Second, time.Hour}[c.rng.IntN(3)]
 	}
+	how := c.resends(t)
 	for range n {
 		w.lastUID++
+		for how == underIDs && idOf(w.lastUID) == "" {
+			w.lastUID++
+		}
 		e := Event{Kind: Publish, Op: op, Client: c.name, Topic: t.Name, UID: w.lastUID, Key: c.key(), Offset: noOffset, After: delay, TTL: ttl}
 		records = engine.AppendRecord(records, record(e.UID, e.Key, delay, ttl))
 		sent = append(sent, e)
@@ -49,24 +53,7 @@ func (c *client) publish(t *Topic, n int, spoiled bool) {
 	for _, e := range sent {
 		w.record(e)
 	}
-	type answer struct {
-		placed []broker.Placement
-		err    error
-	}
-	got, r := call(c, c.sidecar(c.rng.IntN(8)), func(ctx context.Context, b *broker.Broker) answer {
-		placed, err := b.Publish(ctx, []broker.Batch{{Topic: t.Name, Records: records}})
-		for i := range records { // the buffer is the caller's again
-			records[i] = 0xa5
-		}
-		return answer{placed, err}
-	})
-	why := ""
-	switch {
-	case r == OK && got.err != nil:
-		r, why = judge(got.err), got.err.Error()
-	case r == OK && got.placed[0].Refused != nil:
-		r, why = Fail, string(got.placed[0].Refused.Reason)
-	}
+	placed, r, why := c.sendAgain(broker.Batch{Topic: t.Name, Records: records}, how, spoiled)
 	defer func() {
 		if delay > time.Second && c.rng.IntN(2) == 0 {
 			c.cancel(sent[c.rng.IntN(len(sent))], delay)
@@ -75,7 +62,7 @@ func (c *client) publish(t *Topic, n int, spoiled bool) {
 	for i, e := range sent {
 		e.Kind, e.Result, e.Detail = Published, r, why
 		if r == OK {
-			e.Partition, e.Offset = got.placed[0].Partitions[i], got.placed[0].Offsets[i]
+			e.Partition, e.Offset = placed.Partitions[i], placed.Offsets[i]
 		}
 		w.record(e)
 	}

@@ -82,6 +82,9 @@ func (t *Topic) message() *descriptorpb.DescriptorProto {
 	if !t.Queue { // a clock that is ten years ahead when a sidecar starts is taken at its word: retention deletes what is that old
 		o.Retention = durationpb.New(0)
 	}
+	if t.Dedupe {
+		o.Dedupe = &mqv1.Dedupe{}
+	}
 	if t.Queue {
 		o.Delivery = mqv1.Delivery_DELIVERY_QUEUE.Enum()
 	}

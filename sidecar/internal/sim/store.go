@@ -138,13 +138,16 @@ type view struct {
 	w *World
 }
 
+// longestStall bounds how long a call waits for the disk.
+const longestStall = 12 * time.Second
+
 // before is what happens to a call before it reaches the engine.
 func (v *view) before(ctx context.Context, name string, grows bool) error {
 	v.w.gate.pass(v.p, name)
 	f := &v.w.plan.Faults
 	if !v.p.isDead() && v.w.chance(f.Stall, name+" stall") {
 		v.w.fault("stalled call")
-		time.Sleep(time.Duration(hash64(v.w.plan.Seed, v.w.gate.step(), name) % uint64(12*time.Second)))
+		time.Sleep(time.Duration(hash64(v.w.plan.Seed, v.w.gate.step(), name) % uint64(longestStall)))
 		v.w.gate.pass(v.p, name+" stalled")
 	}
 	switch {
@@ -257,6 +260,9 @@ func (v *view) Commit(ctx context.Context, parts []engine.Part, appends []engine
 	for i, p := range parts {
 		s := p.Shard.(*shardView)
 		name += " " + s.id.String()
+		if s.id.Group == "__published" && len(p.Writes) > 0 { // several may be under way, of which no two write the same
+			name += fmt.Sprintf(" %x", p.Writes[0].Key)
+		}
 		yields = yields || p.Yields
 		p.Shard = s.Shard
 		inner[i] = p

@@ -16,6 +16,8 @@ type client struct {
 	rng   *rand.Rand
 	calls int
 
+	numbered uint64 // batches, so far
+
 	takeable   []Event       // what a transaction may take back
 	refusedFor broker.Reason // the last transaction that was sent
 }
