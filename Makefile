@@ -11,9 +11,16 @@ FOCUS ?=
 DATA  ?=
 CHAOS ?=
 SCENARIO ?=
+KILLS  ?= 50
+CUTS   ?= 100
+FLIPS  ?= 500
+STOPS  ?= 8
+FULLS  ?= 4
+STALLS ?= 6
+SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule stress mutants clean
+.PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule stress mutants crash clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +55,7 @@ generate: ## write all generated code anew
 	$(TOOL) buf generate
 	$(TOOL) buf generate --template examples/flights/buf.gen.yaml
 	$(TOOL) buf generate --template examples/scenarios/buf.gen.yaml
+	$(TOOL) buf generate --template sidecar/crash/buf.gen.yaml
 	$(GO) test -count 1 -run TestReference . -update
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK
@@ -63,6 +71,11 @@ stress: build ## SEEDS simulated worlds from FIRST on (FOCUS=crash for one kind)
 
 mutants: ## put each seeded bug in, one after the other, and see the simulation catch it
 	$(GO) test -tags mutants -count 1 -timeout 20m -v -run 'TestMutants$$' ./sidecar/internal/sim
+
+crash: ## mq serve under load: KILLS, CUTS of the power, FLIPS of bits, STOPS, FULLS of the disk, STALLS of syncs; SEED=n for the same faults again. Needs root and /dev/fuse
+	$(GO) build -o bin/ ./sidecar/cmd/mq
+	$(GO) -C sidecar/crash build -o $(CURDIR)/bin/crash .
+	@bin/crash -mq bin/mq -kills $(KILLS) -cuts $(CUTS) -flips $(FLIPS) -stops $(STOPS) -fulls $(FULLS) -stalls $(STALLS) -seed $(SEED)
 
 clean: ## remove what was built
 	rm -rf bin

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
@@ -54,7 +55,7 @@ type Sidecar struct {
 // Errors: ErrDataDir; what keeps it from listening.
 func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar, err error) {
 	s := &Sidecar{log: log, drain: cfg.DrainTimeout, failed: make(chan error, 1)}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+	if err := errors.Join(makeDurably(cfg.DataDir), syncDir(cfg.DataDir)); err != nil {
 		return nil, fmt.Errorf("%w: %w; create it or choose another with --data-dir", ErrDataDir, err)
 	}
 	defer func() {
@@ -77,6 +78,40 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar
 		return nil, err
 	}
 	return s, nil
+}
+
+// makeDurably makes a directory, and those above it that are missing, so that they survive a power cut. The name of one that is there is synced
+// too: whoever made it may have been killed before that.
+func makeDurably(dir string) error {
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDurably(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return errors.Join(err, os.MkdirAll(dir, 0o700)) // which says what is wrong
+	}
+	if err := syncDir(parent); !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil // It is not ours: somebody else made the directory.
+}
+
+// syncDir makes the names in a directory durable, if its file system knows how.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil
+	}
+	return errors.Join(err, f.Close())
 }
 
 // openData opens the store, then etcd: the store's lock guards the whole directory.

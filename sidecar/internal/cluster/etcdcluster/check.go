@@ -55,6 +55,11 @@ func Check(ctx context.Context, dir string, report func(engine.Finding)) (Checke
 		return c, fmt.Errorf("etcd in %s: %w", dir, err)
 	}
 	defer unlock()
+	return check(ctx, dir, report)
+}
+
+// check is Check for who has the lock.
+func check(ctx context.Context, dir string, report func(engine.Finding)) (c Checked, err error) {
 	member := filepath.Join(dir, "etcd", "member")
 	if _, err := os.Stat(member); errors.Is(err, fs.ErrNotExist) { // it ended before etcd began
 		return c, nil
@@ -134,7 +139,8 @@ func checkSnapshots(dir string) error {
 
 // database reads every page of etcd's database that is in use, and checks our values.
 func (c *Checked) database(ctx context.Context, name string, report func(engine.Finding)) error {
-	if info, err := os.Stat(name); err != nil || info.Size() == 0 { // which bbolt would fill
+	info, err := os.Stat(name)
+	if err != nil || info.Size() == 0 { // which bbolt would fill
 		return errors.Join(err, errors.New("it is missing or empty"))
 	}
 	db, err := bbolt.Open(name, 0o400, &bbolt.Options{ReadOnly: true, Timeout: 100 * time.Millisecond})
@@ -146,6 +152,9 @@ func (c *Checked) database(ctx context.Context, name string, report func(engine.
 	}
 	defer db.Close()
 	return db.View(func(tx *bbolt.Tx) error {
+		if info.Size() < tx.Size() { // what is gone need not be in use now
+			return fmt.Errorf("it was cut short: it has %d bytes, should have %d", info.Size(), tx.Size())
+		}
 		return tx.ForEach(func(bucket []byte, b *bbolt.Bucket) error {
 			ours := bytes.Equal(bucket, []byte("key"))
 			return b.ForEach(func(key, value []byte) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/typedmq/typedmq/sidecar/internal/cluster"
+	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
 
 // ErrLocked says that a live process runs its etcd in the directory.
@@ -68,6 +70,9 @@ func startServer(ctx context.Context, dir string, logger *slog.Logger) (*server,
 	if err != nil {
 		return nil, err
 	}
+	if err := setAsideDamaged(ctx, dir, logger); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	etcd, err := start(configuration(dir, logger))
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -75,12 +80,59 @@ func startServer(ctx context.Context, dir string, logger *slog.Logger) (*server,
 	s := &server{etcd: etcd, client: v3client.New(etcd.Server), lock: lock}
 	select {
 	case <-etcd.Server.ReadyNotify():
+		if err := syncDirs(dir); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
 		return s, nil
 	case err := <-etcd.Err():
 		return nil, errors.Join(err, s.close())
 	case <-ctx.Done():
 		return nil, errors.Join(cluster.ErrUnavailable, ctx.Err(), s.close())
 	}
+}
+
+// setAsideDamaged moves an etcd away that would panic in a goroutine of its own, or hand out what was never written: it trusts its database. Another one is
+// one that has a database and no write-ahead log, since the power went while it was made: it would leave every request unanswered whose number the
+// database already has. Nothing is lost by a new one, and its epochs are above those of the old one.
+func setAsideDamaged(ctx context.Context, dir string, logger *slog.Logger) error {
+	old := filepath.Join(dir, "etcd")
+	if _, err := os.Stat(filepath.Join(old, "member")); err != nil {
+		return nil // there is none
+	}
+	var findings []string
+	if _, err := check(ctx, dir, func(f engine.Finding) { findings = append(findings, fmt.Sprintf("%s: %s", f.Place, f.What)) }); err != nil {
+		return err
+	}
+	logs, err := filepath.Glob(filepath.Join(old, "member", "wal", "*.wal"))
+	if err != nil {
+		return err
+	}
+	if len(logs) == 0 {
+		findings = append(findings, "etcd/member/wal: the write-ahead log is missing")
+	}
+	if len(findings) == 0 {
+		return nil
+	}
+	aside := fmt.Sprintf("%s.aside-%d", old, time.Now().UnixNano())
+	logger.Error("etcd is damaged; it is moved aside and made anew", "finding", findings[0], "findings", len(findings), "dir", old, "aside", aside)
+	return os.Rename(old, aside)
+}
+
+// syncDirs makes the names of all that etcd made durable. It syncs its files, and trusts the file system with some of their names.
+func syncDirs(dir string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // one of etcd's that come and go
+		}
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }
 
 // start turns etcd's panics about damaged files into errors, as far as they happen here.
@@ -128,7 +180,7 @@ func configuration(dir string, logger *slog.Logger) *embed.Config {
 	return cfg
 }
 
-// revokeAll ends every lease that etcd holds, and with it the claims under it.
+// revokeAll ends every lease that etcd holds, and with it the claims under it. Afterwards there is neither member nor owner.
 func revokeAll(ctx context.Context, client *clientv3.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -139,6 +191,12 @@ func revokeAll(ctx context.Context, client *clientv3.Client) error {
 	for _, l := range old.Leases {
 		if _, err := client.Revoke(ctx, l.ID); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			return unavailable("revoke a lease of an earlier process", err)
+		}
+	}
+	// What is left belongs to no lease, which a flipped bit can do to it: then nobody could ever claim that shard again.
+	for _, prefix := range []string{memberPrefix, ownerRoot} {
+		if _, err := client.Delete(ctx, prefix, clientv3.WithPrefix()); err != nil {
+			return unavailable("forget members of earlier processes", err)
 		}
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +60,123 @@ func TestAClaimOfADeadProcessDoesNotDelayTheNext(t *testing.T) {
 			t.Errorf("round %d: members are %v, %v", round, members, err)
 		}
 		die(t, c)
+	}
+}
+
+func TestAClaimWithoutALeaseDoesNotStandForEver(t *testing.T) {
+	dir := t.TempDir()
+	c := openForTest(t, dir)
+	first := claimOne(t, c)
+	// A flipped bit in the number of a lease makes such a key.
+	for _, key := range []string{ownerKey(shard), memberKey("0f80a203d44ea904")} {
+		if _, err := c.client.Put(t.Context(), key, seal(key, "0f80a203d44ea904")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	die(t, c)
+	c = openForTest(t, dir)
+	defer die(t, c)
+	if second := claimOne(t, c); second <= first {
+		t.Errorf("epoch %d after %d", second, first)
+	}
+	if members, err := c.Members(t.Context()); err != nil || len(members) != 1 {
+		t.Errorf("members are %v, %v", members, err)
+	}
+}
+
+func TestAnEtcdWithoutALogIsMovedAside(t *testing.T) {
+	dir := t.TempDir()
+	c := openForTest(t, dir)
+	first := claimOne(t, c)
+	for range 20 { // so that the database has numbers that a new log reaches late
+		if _, err := c.client.Put(t.Context(), "/typedmq/test", "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	die(t, c)
+	logs, err := filepath.Glob(filepath.Join(dir, "etcd", "member", "wal", "*.wal"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("logs: %q, %v", logs, err)
+	}
+	for _, name := range logs {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = openForTest(t, dir)
+	defer die(t, c)
+	if second := claimOne(t, c); second <= first {
+		t.Errorf("epoch %d after %d", second, first)
+	}
+	if aside, err := filepath.Glob(filepath.Join(dir, "etcd.aside-*", "member", "snap", "db")); err != nil || len(aside) != 1 {
+		t.Errorf("moved aside: %q, %v", aside, err)
+	}
+}
+
+func TestADamagedEtcdIsMovedAside(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, member string){
+		"a database that was cut short": func(t *testing.T, member string) { // bbolt maps it, and would fault in a goroutine of etcd's
+			if err := os.Truncate(filepath.Join(member, "snap", "db"), 3*4096); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a value with a flipped bit": func(t *testing.T, member string) {
+			flipAfter(t, filepath.Join(member, "snap", "db"), "/typedmq/epoch-base")
+		},
+		"a log with a flipped bit": func(t *testing.T, member string) {
+			logs, err := filepath.Glob(filepath.Join(member, "wal", "*.wal"))
+			if err != nil || len(logs) != 1 {
+				t.Fatalf("logs: %q, %v", logs, err)
+			}
+			flipAfter(t, logs[0], "/typedmq/epoch-base")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c := openForTest(t, dir)
+			first := claimOne(t, c)
+			die(t, c)
+			damage(t, filepath.Join(dir, "etcd", "member"))
+			var log bytes.Buffer
+			c, err := Open(t.Context(), Options{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if second := claimOne(t, c); second <= first {
+				t.Errorf("epoch %d after %d", second, first)
+			}
+			die(t, c)
+			if !strings.Contains(log.String(), "etcd is damaged") {
+				t.Errorf("it logged: %s", log.String())
+			}
+			if aside, err := filepath.Glob(filepath.Join(dir, "etcd.aside-*", "member")); err != nil || len(aside) != 1 {
+				t.Errorf("moved aside: %q, %v", aside, err)
+			}
+		})
+	}
+}
+
+// flipAfter flips a bit behind every place where a text stands.
+func flipAfter(t *testing.T, name, text string) {
+	t.Helper()
+	all, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for at := 0; ; n++ {
+		i := bytes.Index(all[at:], []byte(text))
+		if i < 0 {
+			break
+		}
+		at += i + len(text)
+		all[at+12] ^= 1
+	}
+	if n == 0 {
+		t.Fatalf("%s does not hold %q", name, text)
+	}
+	if err := os.WriteFile(name, all, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
