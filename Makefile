@@ -11,13 +11,15 @@ FOCUS ?=
 DATA  ?=
 CHAOS ?=
 SCENARIO ?=
-KILLS  ?= 50
+KILLS  ?=
 CUTS   ?= 100
 FLIPS  ?= 500
 STOPS  ?= 8
 FULLS  ?= 4
 STALLS ?= 6
 SEED   ?= 0
+# Modules of their own, for the drivers of databases that they have.
+SQL_MODULES := runtime/mqsql/sqltest examples/bank
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule stress mutants crash clean
@@ -27,9 +29,12 @@ help: ## list the targets
 
 build: ## build bin/mq, bin/protoc-gen-mq, bin/buf-plugin-mq and the examples
 	$(GO) build -o bin/ ./sidecar/cmd/mq ./protoc-gen-mq ./buf-plugin-mq ./examples/flights ./examples/scenarios
+	$(GO) -C examples/bank build -o $(CURDIR)/bin/bank .
 
-demo: build ## 20,000 flights through a real sidecar, DATA=file.json for real ones, CHAOS=1 to kill it; or SCENARIO=all for each promise about delivery
-ifdef SCENARIO
+demo: build ## 20,000 flights through a real sidecar, DATA=file.json for real ones, CHAOS=1 to kill it; or SCENARIO=all for each promise about delivery, SCENARIO=bank for KILLS=100 in half a minute
+ifeq ($(SCENARIO),bank)
+	bin/bank demo --mq bin/mq --kills $(or $(KILLS),100)
+else ifdef SCENARIO
 	bin/scenarios --mq bin/mq $(SCENARIO)
 else
 	bin/flights demo --mq bin/mq $(if $(DATA),--data $(DATA)) $(if $(CHAOS),--kill)
@@ -38,6 +43,8 @@ endif
 test: ## all tests, with the race detector where there is a C compiler
 	@$(if $(RACE),true,echo "no C compiler: testing without the race detector")
 	$(GO) test $(RACE) ./...
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo "no PostgreSQL: skipping what is tested on it"
+	@for m in $(SQL_MODULES); do $(GO) -C $$m test $(RACE) -timeout 5m ./... || exit 1; done
 
 test-breaking: ## buf breaking with our plugin on testdata: each change of a contract fails with one line, each safe one passes
 	$(GO) build -o bin/ ./buf-plugin-mq
@@ -49,6 +56,7 @@ lint: ## gofmt, go vet, staticcheck, buf lint
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '/gen/')); test -z "$$out" || { echo "gofmt -w these files:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
+	@staticcheck=$$($(TOOL) -n staticcheck) && for m in $(SQL_MODULES); do $(GO) -C $$m vet ./... && (cd $$m && $$staticcheck ./...) || exit 1; done
 	$(TOOL) buf lint
 
 generate: ## write all generated code anew
@@ -56,6 +64,7 @@ generate: ## write all generated code anew
 	$(TOOL) buf generate --template examples/flights/buf.gen.yaml
 	$(TOOL) buf generate --template examples/scenarios/buf.gen.yaml
 	$(TOOL) buf generate --template sidecar/crash/buf.gen.yaml
+	$(TOOL) buf generate --template examples/bank/buf.gen.yaml
 	$(GO) test -count 1 -run TestReference . -update
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK
@@ -75,7 +84,7 @@ mutants: ## put each seeded bug in, one after the other, and see the simulation 
 crash: ## mq serve under load: KILLS, CUTS of the power, FLIPS of bits, STOPS, FULLS of the disk, STALLS of syncs; SEED=n for the same faults again. Needs root and /dev/fuse
 	$(GO) build -o bin/ ./sidecar/cmd/mq
 	$(GO) -C sidecar/crash build -o $(CURDIR)/bin/crash .
-	@bin/crash -mq bin/mq -kills $(KILLS) -cuts $(CUTS) -flips $(FLIPS) -stops $(STOPS) -fulls $(FULLS) -stalls $(STALLS) -seed $(SEED)
+	@bin/crash -mq bin/mq -kills $(or $(KILLS),50) -cuts $(CUTS) -flips $(FLIPS) -stops $(STOPS) -fulls $(FULLS) -stalls $(STALLS) -seed $(SEED)
 
 clean: ## remove what was built
 	rm -rf bin

@@ -46,6 +46,8 @@ var architecture = map[string][]string{
 	// What weighs more is imported by who wants it: what an interceptor makes of OpenTelemetry, and of protovalidate.
 	"runtime/mq/mqotel":     {"runtime/mq", "go.opentelemetry.io/otel"},
 	"runtime/mq/mqvalidate": {"runtime/mq", "buf.build/go/protovalidate", protobuf, connect},
+	// How messages and the transactions of an SQL database go together. Drivers are the user's.
+	"runtime/mqsql": {"runtime/mq", protobuf, connect},
 
 	// The sidecar, from the pure core outwards.
 	"sidecar/internal/mutant":              {"std"},

@@ -442,3 +442,15 @@ func TestCheckNewest(t *testing.T) {
 	expect(t, checkNewest(map[string]int{"2": 1}, 2, 4), "message 3 of 4 was handled 0 times, not 1")
 	expect(t, checkNewest(map[string]int{"2": 1, "3": 2}, 2, 4), "message 3 of 4 was handled 2 times, not 1")
 }
+
+func TestBankFigures(t *testing.T) {
+	measured, err := bankFigures("bank: ok transfers=3 kills=2", nil)
+	expect(t, err, "")
+	if got := verdict("bank", measured, nil); got != "bank: ok transfers=3 kills=2" {
+		t.Error(got)
+	}
+	_, err = bankFigures("bank: FAILED duplicates=1", errors.New("exit status 1"))
+	expect(t, err, "duplicates=1")
+	_, err = bankFigures("bank: ok transfers=3", errors.New("killed"))
+	expect(t, err, "killed")
+}

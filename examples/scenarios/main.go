@@ -42,6 +42,7 @@ func scenarios() []scenario {
 		{name: "replay", shows: "seek, pause, resume", run: runReplay},
 		{name: "call", shows: "request and reply, errors, late answers, a killed sidecar", alone: true, run: runCall},
 		{name: "retention", shows: "what a topic keeps, and for how long a queue does", run: runRetention},
+		{name: "bank", shows: "outbox and inbox: money between two databases, and processes that are killed", run: runBank},
 	}
 }
 

@@ -40,6 +40,9 @@ func (c *Call) RPC() string { return c.subscription.RPC }
 // Batch reports whether the handler is one of batches, however many messages this one has.
 func (c *Call) Batch() bool { return c.subscription.style == inBatches }
 
+// Manual reports whether the handler settles its message itself, as a [Delivery], before it returns.
+func (c *Call) Manual() bool { return c.subscription.style == bySelf }
+
 // Len returns the number of messages: 1, or for a batch handler at least 1.
 func (c *Call) Len() int { return len(c.items) }
 

@@ -28,6 +28,9 @@ func NewSidecar(mq, dir string) Sidecar {
 // Address is where the sidecar is, for mq.WithAddress.
 func (s Sidecar) Address() string { return "unix://" + s.socket }
 
+// Program is the path of the mq binary.
+func (s Sidecar) Program() string { return s.mq }
+
 // Env tells programs where the sidecar is.
 func (s Sidecar) Env() []string { return []string{"MQ_ADDR=" + s.Address()} }
 
