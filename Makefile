@@ -65,6 +65,7 @@ generate: ## write all generated code anew
 	$(TOOL) buf generate --template examples/scenarios/buf.gen.yaml
 	$(TOOL) buf generate --template sidecar/crash/buf.gen.yaml
 	$(TOOL) buf generate --template examples/bank/buf.gen.yaml
+	$(TOOL) buf generate --template bench/buf.gen.yaml
 	$(GO) test -count 1 -run TestReference . -update
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK

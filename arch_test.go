@@ -74,6 +74,7 @@ var architecture = map[string][]string{
 	"sidecar/internal/bench": {"std"},
 
 	// What users would write.
+	"bench":                   {"runtime/mq", "bench/gen", schemas, protobuf, connect},
 	"examples/flights":        {"runtime/mq", "examples/flights/gen", "examples/internal/child", schemas, protobuf, connect},
 	"examples/internal/child": {"std"},
 	"examples/scenarios":      {"runtime/mq", "examples/scenarios/gen", "examples/internal/child", schemas, protobuf, connect},

@@ -41,12 +41,23 @@ type SourcePublisher interface {
 	Asked(ctx context.Context, msg *crashv1.Task, opts ...mq.PublishOption) (mq.Receipt, error)
 }
 
-// NewSourcePublisher returns a publisher that sends through client. It is safe for concurrent use.
-func NewSourcePublisher(client *mq.Client) SourcePublisher {
+// NewSourcePublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewSourcePublisher(sender mq.Sender) SourcePublisher {
 	return &sourcePublisher{
-		said:  mq.NewPublisher(client, WordTopic()),
-		asked: mq.NewPublisher(client, TaskTopic()),
+		said:  NewSourceSaid(sender),
+		asked: NewSourceAsked(sender),
 	}
+}
+
+// NewSourceSaid returns the publisher behind Said, which publishes asynchronously and in batches, too.
+func NewSourceSaid(sender mq.Sender) *mq.Publisher[*crashv1.Word] {
+	return mq.NewPublisher(sender, WordTopic())
+}
+
+// NewSourceAsked returns the publisher behind Asked, which publishes asynchronously and in batches, too.
+func NewSourceAsked(sender mq.Sender) *mq.Publisher[*crashv1.Task] {
+	return mq.NewPublisher(sender, TaskTopic())
 }
 
 type sourcePublisher struct {
