@@ -22,7 +22,7 @@ SEED   ?= 0
 SQL_MODULES := runtime/mqsql/sqltest examples/bank
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule stress mutants crash clean
+.PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule measure-store bench-store stress mutants crash clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ bench: ## benchmarks of the core, the engines, the filters and the SDK
 
 measure-schedule: ## what a million scheduled messages cost in memory, at a restart and when they are due
 	$(GO) test -tags measure -timeout 10m -count 1 -v -run MeasureSchedule ./sidecar/internal/broker
+
+measure-store: ## what Pebble alone makes of damage, what the engine writes for each byte, and what a fetch costs after millions
+	$(GO) test -tags measure -timeout 10m -count 1 -v -run 'Measure(Facts|Amplification|Fetch)' ./sidecar/internal/engine/pebbleengine
+
+bench-store: ## what a backlog costs: start after kill -9, memory, bytes written, and a fetch after 10 million settled messages (STORE_MESSAGES)
+	$(GO) test -tags measure -timeout 15m -count 1 -v -run MeasureStore ./sidecar
 
 stress: build ## SEEDS simulated worlds from FIRST on (FOCUS=crash for one kind), random conversations with the core, demos with a killed sidecar
 	SEEDS=$(SEEDS) FIRST=$(FIRST) FOCUS=$(FOCUS) $(GO) test -count 1 -timeout 60m -v -run 'TestSeeds$$' ./sidecar/internal/sim | grep -v '^=== '; exit $${PIPESTATUS[0]}

@@ -120,7 +120,9 @@ func (s *Sidecar) openData(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = pebbleengine.Open(filepath.Join(cfg.DataDir, storeDir), pebbleengine.Options{Logger: s.log, OnFatal: s.fail})
+	s.engine, err = pebbleengine.Open(filepath.Join(cfg.DataDir, storeDir), pebbleengine.Options{
+		Logger: s.log, OnFatal: s.fail, MinFreeBytes: int64(cfg.MinFreeBytes), BallastBytes: int64(cfg.BallastBytes),
+	})
 	if err != nil {
 		return dataDirError(err)
 	}
@@ -154,6 +156,8 @@ func dataDirError(err error) error {
 		action = "use the version that wrote it, or a later one"
 	case errors.Is(err, pebbleengine.ErrNotAStore):
 		action = "choose an empty directory with --data-dir"
+	case errors.As(err, new(*pebbleengine.DamageError)):
+		action = "keep a copy of the directory, then restore a backup; nothing in it was changed"
 	}
 	return fmt.Errorf("%w: %w; %s", ErrDataDir, err, action)
 }
@@ -230,7 +234,8 @@ func (s *Sidecar) ready() error {
 	case time.Now().After(s.cluster.Deadline()):
 		return errors.New("the lease with the coordinator is over; renewing")
 	}
-	return nil
+	_, full := s.engine.Space()
+	return full
 }
 
 // Shutdown drains: consumers get nothing new and have the drain timeout to settle what they hold; publishing works until that is

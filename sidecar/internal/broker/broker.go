@@ -100,6 +100,8 @@ type Broker struct {
 
 	onActivity func() // may be nil
 
+	gauge engine.Gauge // nil if the engine's room has no end
+
 	catalogue    *catalogue
 	schedule     *schedule
 	ledger       *ledger
@@ -144,6 +146,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
 		declared: make(chan struct{}, 1), onActivity: o.OnActivity,
 	}
+	b.gauge, _ = o.Engine.(engine.Gauge)
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)
 	b.claims = newClaims(o.Cluster, o.Turn)

@@ -19,6 +19,13 @@ func (sv *serving) grant() bool {
 		return granted
 	}
 	now := sv.broker.now()
+	sv.roomAt = 0
+	if !sv.broker.roomToLease() {
+		if sv.machine.Backlog() > 0 {
+			sv.roomAt = now.Add(roomEvery)
+		}
+		return granted
+	}
 	candidates := sv.candidates()
 	for _, j := range candidates {
 		backlog := sv.machine.Backlog()

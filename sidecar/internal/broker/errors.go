@@ -113,7 +113,7 @@ func Refusal(err error) *Error {
 	case errors.As(err, &corrupt):
 		return fail(DataLoss, "", "%v", corrupt).with("log", corrupt.Log).with("offset", corrupt.Offset)
 	case errors.Is(err, engine.ErrFull):
-		return fail(DiskFull, "", "the disk is full: free space and try again")
+		return fail(DiskFull, "", "the disk is full: free space and try again (%v)", err)
 	case errors.Is(err, engine.ErrUnknownOutcome):
 		return fail(OutcomeUnknown, "", "the write may or may not have happened: %v", err)
 	case errors.Is(err, engine.ErrSnapshotOpen):

@@ -56,6 +56,7 @@ type faulty struct {
 	reads       atomic.Int64                       // of logs
 	late        atomic.Bool                        // the next one is reported as unknown, and made a moment later if it still may be
 	full        atomic.Bool                        // commits find no room
+	space       atomic.Int64                       // what the gauge says
 	broken      atomic.Pointer[engine.LogID]       // commits that append to it are refused
 }
 
@@ -74,6 +75,14 @@ func (f *faulty) Append(ctx context.Context, appends []engine.Append) ([]engine.
 		f.logs.Store(appends[i].Log, true)
 	}
 	return f.Engine.Append(ctx, appends)
+}
+
+// Space implements engine.Gauge.
+func (f *faulty) Space() (engine.Space, error) {
+	if level := engine.Space(f.space.Load()); level != engine.Roomy {
+		return level, fmt.Errorf("%w: 3 MiB are free", engine.ErrFull)
+	}
+	return engine.Roomy, nil
 }
 
 // trimAll deletes all records, unnoticed by the broker.

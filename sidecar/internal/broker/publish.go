@@ -162,6 +162,9 @@ func (pub *publication) place(firsts []engine.Offset) {
 
 // store makes the records of one call durable, all or none, and other parts with them.
 func (b *Broker) store(ctx context.Context, parts []engine.Part, appends []engine.Append, scheduled []scheduledRecord) ([]engine.Offset, error) {
+	if err := b.roomToPublish(); err != nil {
+		return nil, err
+	}
 	switch {
 	case len(scheduled) > 0:
 		return b.schedule.add(ctx, scheduled, appends, parts)

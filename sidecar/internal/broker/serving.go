@@ -45,6 +45,7 @@ type serving struct {
 	dead    int64 // dead letters that are stored
 
 	flushAt   dispatch.Instant // when unsaved changes are saved, 0 if there are none
+	roomAt    dispatch.Instant // when it is looked again for room to lease, 0 if there is, or nothing to lease
 	stopTimer func() bool
 }
 
@@ -286,6 +287,9 @@ func (sv *serving) setTimer() {
 		if l.trimAt != 0 && !l.machine.Dirty() && (!ok || l.trimAt < at) { // what is dirty is saved first
 			at, ok = l.trimAt, true
 		}
+	}
+	if sv.roomAt != 0 && (!ok || sv.roomAt < at) {
+		at, ok = sv.roomAt, true
 	}
 	if sv.stopTimer != nil {
 		sv.stopTimer()

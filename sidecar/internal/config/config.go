@@ -22,6 +22,8 @@ const (
 	maxDrainTimeout = time.Hour
 	minLeaseTTL     = 5 * time.Second
 	maxLeaseTTL     = time.Minute
+	leastFreeBytes  = 16 << 20
+	mostFreeBytes   = 1 << 40
 	minScrubRate    = 64 << 10
 	maxScrubRate    = 1 << 30
 )
@@ -40,6 +42,10 @@ type Config struct {
 	LeaseTTL time.Duration
 	// MaxMessageBytes bounds the payload of a message in bytes, whatever its topic allows: 1 to 4 MiB − 64 KiB.
 	MaxMessageBytes int
+	// MinFreeBytes is the free disk space below which nothing is published, 16 MiB to 1 TiB. See pebbleengine.Options.
+	MinFreeBytes int
+	// BallastBytes is the size of the file that gives its room to what frees disk when the disk is full, 0 (none) to 1 TiB.
+	BallastBytes int
 	// ScrubRate is how fast all that is stored is read in the background to find damage, in bytes per second: 64 KiB to 1 GiB, or 0 for never.
 	ScrubRate int
 	// LogLevel is the least level that is logged: "debug", "info", "warn" or "error".
@@ -57,6 +63,8 @@ func Default(dataDir string) Config {
 		DrainTimeout:    30 * time.Second,
 		LeaseTTL:        10 * time.Second,
 		MaxMessageBytes: 1 << 20,
+		MinFreeBytes:    128 << 20,
+		BallastBytes:    64 << 20,
 		ScrubRate:       4 << 20,
 		LogLevel:        "info",
 		LogFormat:       "text",

@@ -48,9 +48,10 @@ func TestLaterSourcesWin(t *testing.T) {
 		{"relative paths", "data_dir: data\nsocket: run/mq.sock\n", nil, nil, func(c *config.Config) {
 			c.DataDir, c.Socket = "/srv/data", "/srv/run/mq.sock"
 		}},
-		{"a file", "listen: \"[::1]:0\"\nsocket: none\ndrain_timeout: 1m\nlease_ttl: 5s\nmax_message_bytes: 65536\nscrub_rate: 0\nlog_level: debug\nlog_format: json\n", nil, nil,
+		{"a file", "listen: \"[::1]:0\"\nsocket: none\ndrain_timeout: 1m\nlease_ttl: 5s\nmax_message_bytes: 65536\nmin_free_bytes: 2 GiB\nballast_bytes: 0\nscrub_rate: 0\nlog_level: debug\nlog_format: json\n", nil, nil,
 			func(c *config.Config) {
 				c.Listen, c.Socket, c.DrainTimeout, c.LeaseTTL, c.MaxMessageBytes, c.ScrubRate = "[::1]:0", "none", time.Minute, 5*time.Second, 65536, 0
+				c.MinFreeBytes, c.BallastBytes = 2<<30, 0
 				c.LogLevel, c.LogFormat = "debug", "json"
 			}},
 		{"an alias", "log_level: &l debug\nlog_format: text\n", nil, nil, func(c *config.Config) { c.LogLevel = "debug" }},
@@ -139,6 +140,7 @@ func TestFaults(t *testing.T) {
 		{"a scrub below nothing", "scrub_rate: -1\n", nil, nil, `mq.yaml:1: scrub_rate: -1 is out of bounds; write 65536 to 1073741824, or 0 for never`},
 		{"messages too large", "max_message_bytes: 4MiB\n", nil, nil, `mq.yaml:1: max_message_bytes: 4194304 is out of bounds; write 1 to 4128768`},
 		{"messages of nothing", "max_message_bytes: 0\n", nil, nil, `mq.yaml:1: max_message_bytes: 0 is out of bounds; write 1 to 4128768`},
+		{"no free disk", "min_free_bytes: 0\n", nil, nil, `mq.yaml:1: min_free_bytes: 0 is out of bounds; write 16777216 to 1099511627776`},
 		{"level", "log_level: loud\n", nil, nil, `mq.yaml:1: log_level: "loud" is unknown; write debug, info, warn or error`},
 		{"format", "log_format: xml\n", nil, nil, `mq.yaml:1: log_format: "xml" is unknown; write text or json`},
 		{"a fault that a later source would hide", "lease_ttl: soon\n", nil, map[string]string{"lease-ttl": "9s"},
@@ -180,6 +182,7 @@ listen: "localhost:1" has a host that is no IP address; write a loopback address
 socket: is empty; write a path, or none for no socket
 lease_ttl: 0s is out of bounds; write 5s to 1m
 max_message_bytes: 0 is out of bounds; write 1 to 4128768
+min_free_bytes: 0 is out of bounds; write 16777216 to 1099511627776
 log_level: "" is unknown; write debug, info, warn or error
 log_format: "" is unknown; write text or json`
 	if err == nil || err.Error() != want {

@@ -114,14 +114,21 @@ func settings() []setting {
 		},
 		{
 			key: "max_message_bytes", usage: "largest payload of a message, whatever its topic allows", number: true,
-			show: func(c Config) string { return strconv.Itoa(c.MaxMessageBytes) },
-			set:  func(c *Config, v string) error { return setBytes(&c.MaxMessageBytes, v) },
-			check: func(c Config) error {
-				if c.MaxMessageBytes < 1 || c.MaxMessageBytes > maxMessageBytes {
-					return fmt.Errorf("%d is out of bounds; write 1 to %d", c.MaxMessageBytes, maxMessageBytes)
-				}
-				return nil
-			},
+			show:  func(c Config) string { return strconv.Itoa(c.MaxMessageBytes) },
+			set:   func(c *Config, v string) error { return setBytes(&c.MaxMessageBytes, v) },
+			check: func(c Config) error { return checkBytes(c.MaxMessageBytes, 1, maxMessageBytes) },
+		},
+		{
+			key: "min_free_bytes", usage: "free disk space below which publishing is refused", number: true,
+			show:  func(c Config) string { return strconv.Itoa(c.MinFreeBytes) },
+			set:   func(c *Config, v string) error { return setBytes(&c.MinFreeBytes, v) },
+			check: func(c Config) error { return checkBytes(c.MinFreeBytes, leastFreeBytes, mostFreeBytes) },
+		},
+		{
+			key: "ballast_bytes", usage: "size of the file that is given away when the disk is full, 0 for none", number: true,
+			show:  func(c Config) string { return strconv.Itoa(c.BallastBytes) },
+			set:   func(c *Config, v string) error { return setBytes(&c.BallastBytes, v) },
+			check: func(c Config) error { return checkBytes(c.BallastBytes, 0, mostFreeBytes) },
 		},
 		{
 			key: "scrub_rate", usage: "bytes per second at which all that is stored is read to find damage, 0 for never", number: true,
@@ -191,16 +198,23 @@ func checkDuration(d, least, most time.Duration) error {
 	return nil
 }
 
-// setBytes reads a number of bytes, or of KiB or MiB.
+func checkBytes(n, least, most int) error {
+	if n < least || n > most {
+		return fmt.Errorf("%d is out of bounds; write %d to %d", n, least, most)
+	}
+	return nil
+}
+
+// setBytes reads a number of bytes, or of KiB, MiB or GiB.
 func setBytes(to *int, v string) error {
 	digits, unit := v, 1
-	for suffix, size := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20} {
+	for suffix, size := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
 		if before, ok := strings.CutSuffix(v, suffix); ok {
 			digits, unit = strings.TrimSpace(before), size
 		}
 	}
-	n, err := strconv.ParseInt(digits, 10, 32)
-	if err != nil {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n > 1<<62/int64(unit) || n < -1<<62/int64(unit) {
 		return fmt.Errorf("%q is no number of bytes; write one, such as 1048576 or 1MiB", v)
 	}
 	*to = int(n) * unit

@@ -153,6 +153,26 @@ type Engine interface {
 	Close() error
 }
 
+// Space is how much room a store has.
+type Space int
+
+const (
+	// Roomy is enough for everything.
+	Roomy Space = iota
+	// NoPublish is too little to take new messages: Append fails with ErrFull.
+	NoPublish
+	// NoLease is too little to begin work on messages: only what ends work should be written. The engine leaves that to its caller.
+	NoLease
+	// NoWrite is too little to write anything: Commit fails with ErrFull too.
+	NoWrite
+)
+
+// Gauge is implemented by engines whose room can end.
+type Gauge interface {
+	// Space tells how much room there is, and why if it is not enough. It is cheap, and may be old by a tenth of a second.
+	Space() (Space, error)
+}
+
 // Shard is the claim to a shard's map at an epoch.
 type Shard interface {
 	// Commit makes the batch durable, all or nothing, and returns the first offset of each append.

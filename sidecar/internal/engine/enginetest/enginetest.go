@@ -24,6 +24,8 @@ type Harness struct {
 	// Crash opens an engine on what the disk would hold if the power failed now. The first engine goes on working. Nil if the
 	// implementation has no such disk. It may be called while the engine is in use, and several times.
 	Crash func(t *testing.T) engine.Engine
+	// Faulty makes a disk of its own that fails. Nil if the implementation has no such disk.
+	Faulty func(t *testing.T, f Fault) FaultyDisk
 }
 
 // Run runs the suite. Each test gets a harness of its own.
@@ -58,6 +60,8 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"reopen keeps all", reopenKeepsAll},
 		{"reopen keeps what was trimmed", reopenAfterTrim},
 		{"crash loses nothing acknowledged", crashLosesNothing},
+		{"a disk may fail at any operation", diskFailsAnywhere},
+		{"readers beside a writer", readersBesideAWriter},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := open(t)

@@ -278,7 +278,8 @@ func (c *checker) log(ctx context.Context, id engine.LogID) error {
 
 func (l *logCheck) chunks(ctx context.Context, begin engine.Offset) error {
 	prefix := appendLog([]byte{kindChunk}, l.id)
-	it, err := l.engine.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	// Chunks below the begin were trimmed and wait to be deleted.
+	it, err := l.engine.db.NewIter(&pebble.IterOptions{LowerBound: chunkKey(l.id, begin), UpperBound: after(prefix)})
 	if err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ const (
 	gatherBytes = 4 << 20
 	// mergeWithin is how far apart, in milliseconds, the times of appends may be that share a chunk and with it the earlier time.
 	mergeWithin = 1000
-	// marksEvery is how long a high-water mark may wait for its sync.
-	marksEvery = time.Second
+	// marksEvery is how long a high-water mark may wait for its sync. With each commit would cost a lone writer more than half of its commits; this, nothing.
+	marksEvery = 100 * time.Millisecond
 )
 
 // request is one call for the committer.
@@ -30,6 +30,9 @@ type request struct {
 	plain bool
 	fence bool
 	trim  *trimTo
+	sweep bool // delete what was trimmed
+	// leftover has no answer: a log some of whose chunks were trimmed in an earlier life.
+	leftover *logState
 
 	yields  bool    // a commit is refused where an append would be
 	claims  []claim // of a commit, or the one of a fence
@@ -138,13 +141,23 @@ func (e *Engine) runCommitter() {
 		select {
 		case r := <-e.queue:
 			e.commit(r)
+			e.trims.arm(e.roomy())
 			if e.marks.dirty && !running {
 				syncMarks.Reset(marksEvery)
 				running = true
 			}
 		case <-syncMarks.C:
 			sync()
+		case <-e.trims.timer.C:
+			e.trims.armed = false
+			if len(e.trims.logs) > 0 {
+				e.commit(&request{sweep: true, done: make(chan error, 1)})
+			}
+			e.trims.arm(e.roomy())
 		case <-e.stop:
+			if len(e.trims.logs) > 0 && !e.trims.still {
+				e.commit(&request{sweep: true, done: make(chan error, 1)})
+			}
 			return
 		}
 	}
@@ -190,6 +203,8 @@ func (e *Engine) commit(first *request) {
 	for _, l := range c.logs {
 		l.watchers.tell(l.next)
 	}
+	e.trims.written(e)
+	e.trims.add(c.trimmed)
 }
 
 func (e *Engine) gather(c *cycle) {
@@ -205,6 +220,10 @@ func (e *Engine) gather(c *cycle) {
 
 // take adds a request to the cycle's plan, or answers it if it must not be done.
 func (e *Engine) take(c *cycle, r *request) {
+	if r.leftover != nil {
+		e.trims.add([]*logState{r.leftover})
+		return
+	}
 	r.built = c.built
 	if !r.claimed.CompareAndSwap(false, true) {
 		return
@@ -245,8 +264,8 @@ func (e *Engine) refuse(r *request) error {
 			return bad
 		}
 	}
-	if r.trim == nil && !e.space.allows(r) {
-		return engine.ErrFull
+	if r.trim == nil && !r.sweep {
+		return e.space.refuse(r.plain || r.yields)
 	}
 	return nil
 }
@@ -309,9 +328,9 @@ func (e *Engine) build(c *cycle) error {
 			sum = l.sum
 		}
 		key := logKey(l.id)
-		errs = append(errs, c.batch.DeleteRange(chunkKey(l.id, 0), chunkKey(l.id, l.begin), nil))
 		set(key, sealed(key, logBegin{l.begin, sum, l.taken}.encode()))
 	}
+	errs = append(errs, e.trims.build(c.batch, e.roomy(), c.requests[0].sweep))
 	for _, l := range c.logs {
 		errs = append(errs, l.build(c.batch))
 	}

@@ -17,6 +17,7 @@ const (
 	formatFile   = "FORMAT"
 	marksFile    = "MARKS"
 	lockFile     = "LOCK"
+	ballastFile  = "BALLAST"
 	formatPrefix = "typedmq engine "
 	// formatNumber is raised by every change of what is written that an older binary cannot read, Pebble's own format included.
 	formatNumber = 2
@@ -121,7 +122,7 @@ func readFormat(fsys vfs.FS, dir string) (number int, err error) {
 		return 0, fmt.Errorf("the file %s holds %q: want %q and a number", formatFile, text, formatPrefix)
 	}
 	if number > formatNumber {
-		return 0, fmt.Errorf("%w: format %d, this one knows up to %d", ErrNewerFormat, number, formatNumber)
+		return 0, fmt.Errorf("%w: the file %s says format %d, this one knows up to %d", ErrNewerFormat, formatFile, number, formatNumber)
 	}
 	return number, nil
 }

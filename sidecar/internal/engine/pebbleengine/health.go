@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // fatal remembers the first failure after which nothing can be written. A failed sync is not tried again: the kernel may have dropped
@@ -17,6 +16,7 @@ type fatal struct {
 	logger   *slog.Logger
 	tell     func(error)
 	panicked atomic.Bool
+	happened chan struct{} // closed by the first failure; may be nil
 	mu       struct {
 		sync.Mutex
 		err error
@@ -33,6 +33,9 @@ func (f *fatal) set(err error) error {
 	err = f.mu.err
 	f.mu.Unlock()
 	if first {
+		if f.happened != nil {
+			close(f.happened)
+		}
 		f.logger.Error("storage failed: no more writes until restart", "error", err)
 		f.tell(err)
 	}
@@ -63,10 +66,42 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	_ = l.fatal.set(fmt.Errorf(format, args...))
 }
 
+// backlog slows down flushes and compactions that fail: Pebble tries again at once, a thousand times a second.
+type backlog struct {
+	logger *slog.Logger
+	space  *space
+	failed atomic.Bool // since the last file was made
+	told   atomic.Int64
+	error  atomic.Pointer[error] // the last one
+}
+
+const (
+	retryAfter = 100 * time.Millisecond
+	tellEvery  = 5 * time.Second
+)
+
+// note is called by Pebble with its lock held.
+func (b *backlog) note(err error) {
+	b.failed.Store(true)
+	b.error.Store(&err)
+	b.space.urge() // there may be ballast to give away
+	now, told := time.Now().UnixNano(), b.told.Load()
+	if now-told >= int64(tellEvery) && b.told.CompareAndSwap(told, now) {
+		b.logger.Error("background work of the store failed and is tried again", "error", err)
+	}
+}
+
+// wait is called before a file is made, without Pebble's lock.
+func (b *backlog) wait() {
+	if b.failed.Swap(false) {
+		time.Sleep(retryAfter)
+	}
+}
+
 // events reports what Pebble notices in the background. Damage is only reported here: the read that meets it quarantines the log.
-func events(logger *slog.Logger) *pebble.EventListener {
+func events(logger *slog.Logger, failed func(error)) *pebble.EventListener {
 	return &pebble.EventListener{
-		BackgroundError: func(err error) { logger.Error("background work of the store failed and is tried again", "error", err) },
+		BackgroundError: failed,
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			logger.Error("a file of the store is damaged", "detail", info.String())
 		},
@@ -74,33 +109,4 @@ func events(logger *slog.Logger) *pebble.EventListener {
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) { logger.Warn("writes wait for flushes", "reason", info.Reason) },
 		WriteStallEnd:   func() { logger.Info("writes go on") },
 	}
-}
-
-// space refuses writes before the disk is full, while it is certain that nothing of them was written. It belongs to the committer.
-type space struct {
-	fs   vfs.FS
-	dir  string
-	min  int64
-	now  func() time.Time
-	free int64
-	next time.Time // when to look again
-}
-
-const lookEvery = 100 * time.Millisecond
-
-func (s *space) allows(r *request) bool {
-	if s.min <= 0 {
-		return true
-	}
-	if now := s.now(); !now.Before(s.next) {
-		s.next = now.Add(lookEvery)
-		s.free = s.min
-		if usage, err := s.fs.GetDiskUsage(s.dir); err == nil {
-			s.free = int64(min(usage.AvailBytes, 1<<62))
-		}
-	}
-	if r.plain || r.yields {
-		return s.free >= s.min
-	}
-	return s.free >= s.min/8
 }

@@ -26,6 +26,9 @@ type logState struct {
 	taken  int64         // bytes of records before begin
 	plan   []plannedChunk
 
+	deleted engine.Offset // below it chunks are deleted; between it and begin they wait for that
+	counted int64         // taken, as far as trims knows of it
+
 	mu struct {
 		sync.RWMutex
 		bounds engine.Bounds        // what is durable
@@ -68,7 +71,11 @@ func (e *Engine) loadLog(id engine.LogID, l *logState) error {
 	}
 	l.next, l.sum, l.total = end, sum, total
 	l.begin, l.taken = from.begin, from.taken
+	l.counted = l.taken // what is left of before is not known, and may be nothing
 	l.publish()
+	if from.begin > 0 {
+		e.leftover(l)
+	}
 	return nil
 }
 

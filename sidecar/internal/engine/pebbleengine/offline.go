@@ -58,7 +58,7 @@ func OpenOffline(dir string, options Options) (_ *Offline, err error) {
 	cache := pebble.NewCache(options.CacheBytes)
 	defer cache.Unref()
 	o.options = &pebble.Options{
-		Cache: cache, FS: options.FS, Lock: o.dir.lock, Logger: pebbleLogger{silent, &e.fatal}, MemTableSize: options.MemTableBytes,
+		Cache: cache, FS: checkedValues{options.FS}, Lock: o.dir.lock, Logger: pebbleLogger{silent, &e.fatal}, MemTableSize: options.MemTableBytes,
 		FormatMajorVersion: pebble.FormatNewest, ReadOnly: true, ErrorIfNotExists: true,
 	}
 	if e.db, err = openDamaged(dir, o.options); err != nil {

@@ -35,9 +35,13 @@ type Options struct {
 	CacheBytes int64
 	// MemTableBytes is the size of a memtable, of which two or three may be in memory. Default: 16 MiB.
 	MemTableBytes uint64
-	// MinFreeBytes is the free disk space below which Append fails with ErrFull. Commits fail only below an eighth of it, so that
-	// positions and dead letters can still be written when publishing cannot. Default: 128 MiB; negative: no check.
+	// MinFreeBytes is the free disk space below which Append fails with ErrFull. Below a half of it Space says that no message should be leased. Commits
+	// fail only below an eighth of it, so that positions and dead letters can still be written when publishing cannot. Default: 128 MiB; negative:
+	// no check.
 	MinFreeBytes int64
+	// BallastBytes is the size of a file that takes room away while there is some, and gives it to compactions and commits when there is none: what they
+	// write frees disk. Default: 0, no file.
+	BallastBytes int64
 	// FS is the file system. Default: that of the operating system.
 	FS vfs.FS
 	// Still leaves out work that Pebble does by the clock ten times a second and that is not needed. It is for simulated time, where a week of
@@ -75,7 +79,11 @@ type Engine struct {
 	marks  *marks
 	gate   gate
 	fatal  fatal
-	space  space
+	space  *space
+
+	cleaner *cleaner
+	trims   *trims
+	backlog *backlog
 
 	queue         chan *request
 	stop          chan struct{} // closed by Close once no call is under way
@@ -91,10 +99,13 @@ type Engine struct {
 	shards registry[engine.ShardID, shardState]
 }
 
+// errNotRecovered says that Pebble did not recover what it should have. It has written nothing into the store by then but what it recovered.
+var errNotRecovered = errors.New("the store was not recovered")
+
 // Open opens the store in dir, making both if there is none. Nothing is served from a write-ahead log of an older format: what was
 // recovered is flushed first.
 //
-// Errors: ErrLocked, ErrNewerFormat, ErrNotAStore, and those of the file system, all of them naming dir.
+// Errors: ErrLocked, ErrNewerFormat, ErrNotAStore, *DamageError, and those of the file system, all of them naming dir.
 func Open(dir string, options Options) (_ *Engine, err error) {
 	options = options.withDefaults()
 	e := &Engine{
@@ -103,8 +114,10 @@ func Open(dir string, options Options) (_ *Engine, err error) {
 		stop:          make(chan struct{}),
 		committerDone: make(chan struct{}),
 	}
+	e.fatal.happened = make(chan struct{})
 	e.fatal.logger, e.fatal.tell = options.Logger, options.OnFatal
-	e.space = space{fs: options.FS, dir: dir, min: options.MinFreeBytes, now: time.Now}
+	e.trims = newTrims(options.Still)
+	e.space = newSpace(options, dir, time.Now)
 	e.logs.load, e.shards.load = e.loadLog, e.loadShard
 
 	if e.dir, err = openDirectory(options.FS, dir); err != nil {
@@ -126,26 +139,46 @@ func Open(dir string, options Options) (_ *Engine, err error) {
 			e.marks.close()
 		}
 	}()
-	if e.db, err = openPebble(e, options); err != nil {
+	recovered, err := examine(options.FS, dir, options.Logger)
+	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	if err = e.start(); err != nil {
+	if e.cleaner, err = newCleaner(options.FS, dir, options.Logger); err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	if e.db, err = openPebble(e, options); err != nil {
+		return nil, fmt.Errorf("open %s: with the files that %s lists: %w", dir, recovered.Manifest, err)
+	}
+	if err = e.start(recovered); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), e.db.Close())
 	}
 	go e.runCommitter()
 	return e, nil
 }
 
-func openPebble(e *Engine, options Options) (*pebble.DB, error) {
+// separation keeps chunks out of compactions. They are written to files of values once, when a memtable is flushed; compactions move their keys. Logs
+// are trimmed from their beginning, so the values of one file go at about the same time, and the file with them; what some log keeps for longer is
+// written anew, once half of its file is not needed.
+func separation() pebble.ValueSeparationPolicy {
+	return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 1 << 10, MaxBlobReferenceDepth: 64, RewriteMinimumAge: time.Minute, TargetGarbageRatio: 0.5}
+}
+
+func openPebble(e *Engine, options Options) (_ *pebble.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil { // as Pebble does when a directory cannot be synced
+			err = fmt.Errorf("pebble panicked: %v", p)
+		}
+	}()
 	cache := pebble.NewCache(options.CacheBytes)
 	defer cache.Unref()
 	logger := pebbleLogger{e.logger, &e.fatal}
+	e.backlog = &backlog{logger: e.logger, space: e.space}
 	o := &pebble.Options{
 		Cache:         cache,
-		EventListener: events(e.logger),
+		EventListener: events(e.logger, e.backlog.note),
 		// The default format loses synced writes silently when a bit flips in the write-ahead log.
 		FormatMajorVersion: pebble.FormatNewest,
-		FS:                 options.FS,
+		FS:                 pebbleFS{options.FS, &e.fatal, e.cleaner, e.backlog, new(failedValues)},
 		Lock:               e.dir.lock,
 		Logger:             logger,
 		MemTableSize:       options.MemTableBytes,
@@ -153,14 +186,18 @@ func openPebble(e *Engine, options Options) (*pebble.DB, error) {
 	if mutant.On(mutant.OldWALFormat) {
 		o.FormatMajorVersion = pebble.FormatMinSupported
 	}
+	o.Experimental.ValueSeparationPolicy = separation
+	if !options.Still {
+		o.FlushDelayDeleteRange = trimsFreeWithin
+	}
 	if options.Still {
 		o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	}
 	return pebble.Open(e.dir.name, o)
 }
 
-// start checks the commit number against its mark and moves on to a write-ahead log of the newest format.
-func (e *Engine) start() error {
+// start checks the commit number against what was in the write-ahead logs and against its mark, and moves on to a write-ahead log of the newest format.
+func (e *Engine) start(recovered Recovered) error {
 	var err error
 	if e.commits, err = e.readCommits(); err != nil {
 		return err
@@ -168,19 +205,50 @@ func (e *Engine) start() error {
 	if e.floor, err = e.readFloor(); err != nil {
 		return err
 	}
-	if mark := e.marks.commits(); e.commits < mark {
+	if e.commits < recovered.Commits {
+		return fmt.Errorf("%w: its write-ahead log holds commit %d, and was recovered up to %d", errNotRecovered, recovered.Commits, e.commits)
+	}
+	mark := e.marks.commits()
+	e.cleaner.decide(e.commits < mark)
+	if e.commits < mark {
 		e.logger.Error("acknowledged commits are missing from the store: logs that came back short are quarantined, and state of groups may be old",
 			"commits", e.commits, "mark", mark, "dir", e.dir.name)
 		e.commits = mark
 	}
 	e.commits++
-	if err := e.db.Set(commitsKey(), sealed(commitsKey(), be64(e.commits)), pebble.Sync); err != nil {
+	first := e.db.NewBatch()
+	defer first.Close()
+	err = errors.Join(first.LogData([]byte(beginMark), nil), first.Set(commitsKey(), sealed(commitsKey(), be64(e.commits)), nil))
+	if err := errors.Join(err, first.Commit(pebble.Sync)); err != nil {
 		return err
 	}
-	if err := e.db.Flush(); err != nil {
+	return e.flush()
+}
+
+// flushWithin is how long the first flush may take while it fails. Pebble would try for ever.
+const flushWithin = 2 * time.Second
+
+// flush has all that was recovered written to tables.
+func (e *Engine) flush() error {
+	flushed, err := e.db.AsyncFlush()
+	if err != nil {
 		return err
 	}
-	return e.fatal.err()
+	late := time.NewTimer(flushWithin)
+	defer late.Stop()
+	for {
+		select {
+		case <-flushed:
+			return e.fatal.err()
+		case <-e.fatal.happened:
+			return e.fatal.err()
+		case <-late.C:
+			if failed := e.backlog.error.Load(); failed != nil {
+				return fmt.Errorf("write what was recovered: %w", *failed)
+			}
+			late.Reset(flushWithin) // It is slow, and goes on.
+		}
+	}
 }
 
 func (e *Engine) readCommits() (uint64, error) {
@@ -306,6 +374,14 @@ func (e *Engine) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoc
 		return nil, err
 	}
 	return &shard{engine: e, state: state, epoch: epoch}, nil
+}
+
+// Space implements engine.Gauge.
+func (e *Engine) Space() (engine.Space, error) { return e.space.look() }
+
+func (e *Engine) roomy() bool {
+	level, _ := e.space.look()
+	return level == engine.Roomy
 }
 
 // Close implements engine.Engine. Closing again does nothing.

@@ -2,10 +2,12 @@ package pebbleengine_test
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 	"github.com/typedmq/typedmq/sidecar/internal/engine/enginetest"
@@ -47,9 +49,40 @@ func TestConformance(t *testing.T) {
 				Crash: func(t *testing.T) engine.Engine {
 					return on(t, disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(4) * 33, RNG: rng}))
 				},
+				Faulty: func(t *testing.T, f enginetest.Fault) enginetest.FaultyDisk { return faultyDisk(f, rng) },
 			}
 		})
 	})
+}
+
+// faultyDisk is a disk in memory that counts what changes it. Write-ahead logs whose writes failed are not written any more by the engine itself.
+func faultyDisk(f enginetest.Fault, rng *rand.Rand) enginetest.FaultyDisk {
+	disk := vfs.NewCrashableMem()
+	var operations atomic.Int64
+	failing := errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch op.Kind {
+		case errorfs.OpCreate, errorfs.OpLink, errorfs.OpRemove, errorfs.OpRemoveAll, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpMkdirAll,
+			errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpFilePreallocate:
+			if n := int(operations.Add(1)); n == f.At || n > f.At && !f.Once {
+				return f.Err
+			}
+		}
+		return nil
+	}))
+	options := func(fs vfs.FS) pebbleengine.Options {
+		return pebbleengine.Options{FS: fs, MemTableBytes: 64 << 10, Still: true}
+	}
+	return enginetest.FaultyDisk{
+		Open:    func() (engine.Engine, error) { return pebbleengine.Open("data", options(failing)) },
+		Reached: func() bool { return int(operations.Load()) >= f.At },
+		Reopen: func(t *testing.T, powerCut bool) engine.Engine {
+			left := vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rng}
+			if powerCut {
+				left.UnsyncedDataPercent = rng.IntN(4) * 33
+			}
+			return open(t, "data", options(disk.CrashClone(left)))
+		},
+	}
 }
 
 func BenchmarkEngine(b *testing.B) {
