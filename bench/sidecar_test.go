@@ -4,7 +4,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -18,24 +17,36 @@ import (
 	"github.com/typedmq/typedmq/runtime/mq"
 )
 
-// binary is the path of mq, which TestMain builds.
-var binary string
+// built is mq, built for the first benchmark that needs it.
+var built struct {
+	sync.Once
+	dir string
+	err error
+}
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
+	os.Exit(code)
+}
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "typedmq-bench-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+// binary returns the path of mq.
+func binary(b *testing.B) string {
+	b.Helper()
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "typedmq-bench-"); built.err != nil {
+			return
+		}
+		command := exec.Command("go", "build", "-o", filepath.Join(built.dir, "mq"), "github.com/typedmq/typedmq/sidecar/cmd/mq")
+		command.Stderr = os.Stderr
+		built.err = command.Run()
+	})
+	if built.err != nil {
+		b.Fatalf("build mq: %v", built.err)
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binary = filepath.Join(dir, "mq")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/typedmq/typedmq/sidecar/cmd/mq").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build mq: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	return filepath.Join(built.dir, "mq")
 }
 
 // serve starts a sidecar on a directory of its own, which ends with the benchmark, and returns a client of it.
@@ -47,7 +58,7 @@ func serve(b *testing.B) *mq.Client {
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "mq.sock")
-	command := exec.Command(binary, "serve", "--data-dir", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0", "--socket", socket)
+	command := exec.Command(binary(b), "serve", "--data-dir", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0", "--socket", socket)
 	if err := command.Start(); err != nil {
 		b.Fatal(err)
 	}
