@@ -184,7 +184,7 @@ func (sv *serving) turn(ctx context.Context) error {
 			return err
 		}
 		granted := sv.grant()
-		if !mutant.On(mutant.WatchOnlyLoss) && !sv.broker.clock.Now().Before(sv.broker.cluster.Deadline()) {
+		if sv.leaseOver() {
 			return errLeaseOver
 		}
 		ready := sv.ready(sv.flushDue())
@@ -213,8 +213,18 @@ func (sv *serving) turn(ctx context.Context) error {
 	return nil
 }
 
-// deliverAll sends what was leased, what is urgent first.
+// leaseOver tells whether somebody else may own the partition by now.
+func (sv *serving) leaseOver() bool {
+	return !mutant.On(mutant.WatchOnlyLoss) && !sv.broker.clock.Now().Before(sv.broker.cluster.Deadline()) || over(sv.claim.lost)
+}
+
+// deliverAll sends what was leased, what is urgent first, after the commit that goes before. That may have taken longer than the lease of the claim: then nothing is
+// sent, and who waits for the commit is answered.
 func (sv *serving) deliverAll(ctx context.Context, ready []dispatch.Ready) error {
+	if sv.leaseOver() {
+		sv.answer()
+		return errLeaseOver
+	}
 	for i := len(ready) - 1; i >= 0; i-- {
 		if err := sv.deliver(ctx, sv.lanes[i], ready[i].Deliver); err != nil {
 			return err
