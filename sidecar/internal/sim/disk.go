@@ -140,7 +140,7 @@ func list(fs *vfs.MemFS) []string {
 		return nil // not made yet
 	}
 	slices.Sort(names)
-	return slices.DeleteFunc(names, func(n string) bool { return n == "LOCK" })
+	return slices.DeleteFunc(names, func(n string) bool { return n == "LOCK" || n == "lost" }) // what was put aside after a loss is not looked at again
 }
 
 func sortedNames(files map[string][]byte) []string {

@@ -13,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/batchrepr"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // DamageError says that a file of the store is not what was written, and that what is wrong cannot be set right. The store is not opened, and nothing in it
@@ -55,6 +57,9 @@ func examine(fsys vfs.FS, dir string, logger *slog.Logger) (Recovered, error) {
 	x := &examiner{fs: fsys, dir: dir, logger: logger}
 	if err := x.manifest(); err != nil {
 		return x.found, err
+	}
+	if mutant.On(mutant.OldWALFormat) { // whose damage this looks for as well
+		return x.found, x.forgetOptions()
 	}
 	if err := x.logs(); err != nil {
 		return x.found, err

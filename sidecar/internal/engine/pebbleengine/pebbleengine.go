@@ -183,10 +183,10 @@ func openPebble(e *Engine, options Options) (_ *pebble.DB, err error) {
 		Logger:             logger,
 		MemTableSize:       options.MemTableBytes,
 	}
-	if mutant.On(mutant.OldWALFormat) {
-		o.FormatMajorVersion = pebble.FormatMinSupported
-	}
 	o.Experimental.ValueSeparationPolicy = separation
+	if mutant.On(mutant.OldWALFormat) { // which knows no values files
+		o.FormatMajorVersion, o.Experimental.ValueSeparationPolicy = pebble.FormatWALSyncChunks-1, nil
+	}
 	if !options.Still {
 		o.FlushDelayDeleteRange = trimsFreeWithin
 	}
