@@ -21,7 +21,7 @@ const (
 	BadDelay              = "BAD_DELAY"     // delay
 	Contradiction         = "CONTRADICTION" // two settings that cannot both hold
 	BadService            = "BAD_SERVICE"   // roles of a service
-	BadRPC                = "BAD_RPC"       // streaming, or a response other than Empty
+	BadRPC                = "BAD_RPC"       // streaming, or an answer where nobody can give one
 	NotATopic             = "NOT_A_TOPIC"   // message without (mq.v1.topic)
 	DuplicateTopic        = "DUPLICATE_TOPIC"
 	DuplicateSubscription = "DUPLICATE_SUBSCRIPTION"

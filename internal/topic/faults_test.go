@@ -156,10 +156,11 @@ service C { option (mq.v1.consumer) = {group: "g"};
 message N {}
 service P { option (mq.v1.publisher) = {};
  rpc One(A) returns (N) { option (mq.v1.publish) = {delay: {seconds: 1} ttl: {seconds: 1}}; } }
-service C { option (mq.v1.consumer) = {group: "g" defaults: {batch: {}}};
+service C { option (mq.v1.consumer) = {group: "g" defaults: {batch: {} filter: "true"}};
  rpc One(A) returns (N); }`,
 		`8:27 CONTRADICTION rpc One returns air.v1.N, so it expires with its caller's deadline, and has a ttl; remove the ttl
 8:27 CONTRADICTION rpc One returns air.v1.N, so somebody waits for it, and has a delay; remove the delay
+10:2 CONTRADICTION rpc One returns air.v1.N, so each call is answered, and one that a filter refuses never would be; remove filter
 10:2 CONTRADICTION rpc One returns air.v1.N, so its handler answers one call at a time; remove batch and handler`},
 	{"roles of services", `message A { option (mq.v1.topic) = {name: "a"}; }
 service B { option (mq.v1.publisher) = {}; option (mq.v1.consumer) = {group: "g"}; rpc One(A) returns (google.protobuf.Empty); }

@@ -117,6 +117,9 @@ func (l *loader) checkAgainstTopic(s *Subscription, m protoreflect.MethodDescrip
 	if s.Filter == "" {
 		return
 	}
+	if s.Reply != nil {
+		l.add(place{element: m}, Contradiction, "rpc %s returns %s, so each call is answered, and one that a filter refuses never would be; remove filter", m.Name(), s.Reply.FullName())
+	}
 	from := defaults
 	if own.options != nil && own.options.Filter != nil {
 		from = own

@@ -57,6 +57,10 @@ func (d *delivery) answer(ctx context.Context, c *Call, outcome *brokerv1.Settle
 	}
 	switch o := outcome.GetOutcome().(type) {
 	case nil:
+		if c.reply == nil {
+			reply.Error = asRefusal(&Error{Code: connect.CodeInternal, Reason: reasonBadMessage, Message: "an interceptor returned nil and there is no answer"})
+			return answerOf(reply)
+		}
 		payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(c.reply)
 		if err == nil {
 			reply.Type, reply.Payload = string(c.reply.ProtoReflect().Descriptor().FullName()), payload

@@ -100,6 +100,37 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestInterceptorsThatKeepTheAnswer: one that says all is well where there is no answer does not leave the caller waiting, and breaks nothing.
+func TestInterceptorsThatKeepTheAnswer(t *testing.T) {
+	for name, intercept := range map[string]HandlerInterceptor{
+		"not called": func(HandlerFunc) HandlerFunc {
+			return func(context.Context, *Call) error { return nil }
+		},
+		"error dropped": func(next HandlerFunc) HandlerFunc {
+			return func(ctx context.Context, c *Call) error {
+				_ = next(ctx, c)
+				return nil
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+				w := NewWorker(c, WithHandlerInterceptors(intercept))
+				HandleCall(w, stringSubscription, func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+					return nil, errors.New("boom")
+				})
+				r := start(t, w)
+				k := <-b.consumers
+				_ = k.deliverCall(nil, 7)
+				expect(t, "settled", b.allSettled(), "0 answer 7 inbox internal BAD_MESSAGE an interceptor returned nil and there is no answer")
+				_ = k.deliverCall(nil, 0)
+				expect(t, "settled", b.allSettled(), "1 ack")
+				r.finish(t)
+			})
+		})
+	}
+}
+
 func TestUndecodableCallIsAnswered(t *testing.T) {
 	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
 		w := NewWorker(c)

@@ -35,7 +35,8 @@ func NewCaller[T any, R interface {
 //
 // The message waits in its topic like any other: for a consumer that is away, and in order if the topic has one. If a consumer vanishes while it
 // handles the call, another gets it. The error of a handler is returned as an [*Error] with the code, reason and message that it gave; a
-// refusal of the sidecar is one as well. Options that say when a message is delivered or expires are refused: that follows from ctx.
+// refusal of the sidecar is one as well. A call of a topic that deduplicates, under an id that was used before, fails: it is not stored again, and the one answer is the
+// first caller's. Options that say when a message is delivered or expires are refused: that follows from ctx.
 func (c *Caller[M, R]) Call(ctx context.Context, msg M, opts ...PublishOption) (R, error) {
 	reply, err := c.call(ctx, msg, opts)
 	if err != nil {
@@ -75,13 +76,18 @@ func (c *Caller[M, R]) call(ctx context.Context, msg M, opts []PublishOption) (n
 	deadline, _ := ctx.Deadline()
 	record.replyTo, record.call = client.inbox.name[:], number
 	record.ttl, record.hasTTL = max(time.Until(deadline).Truncate(time.Millisecond), time.Millisecond), true
+	var receipt Receipt
 	if client.publish != nil {
-		_, err = client.publish(ctx, publication)
+		receipt, err = client.publish(ctx, publication)
 	} else {
-		_, err = client.send(ctx, publication)
+		receipt, err = client.send(ctx, publication)
 	}
-	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
+	switch {
+	case err != nil && !errors.Is(err, ErrUnknownOutcome):
 		return none, err
+	case err == nil && receipt.Duplicate: // what the client sends again by itself is told from that: this is another call
+		return none, &Error{Code: connect.CodeAlreadyExists, Reason: "CALL_DUPLICATE", Field: "id", Message: "a call was made under this dedupe id before, and its answer " +
+			"goes to whoever made that: repeat a call under an id of its own"}
 	}
 	// A call whose publishing has an unknown outcome may be answered in what is left of the time; mostly nothing is.
 	select {

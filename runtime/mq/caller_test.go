@@ -193,6 +193,27 @@ func TestCallRefusals(t *testing.T) {
 	})
 }
 
+// TestCallUnderAKnownIDFails: nobody would answer it.
+func TestCallUnderAKnownIDFails(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		b.frame = func(r *brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error) {
+			return &brokerv1.PublishStreamResponse{Sequence: r.GetSequence(), Results: []*brokerv1.BatchResult{
+				{Partitions: []uint32{1}, Offsets: []int64{7}, Duplicates: []uint32{0}},
+			}}, nil
+		}
+		done := call1(t.Context(), c, WithID("known"))
+		select {
+		case got := <-done:
+			var refused *Error
+			if !errors.As(got.err, &refused) || refused.Reason != "CALL_DUPLICATE" || refused.Code != connect.CodeAlreadyExists {
+				t.Errorf("the call returned %v", got)
+			}
+		default:
+			t.Error("the call waits")
+		}
+	})
+}
+
 type noSender struct{}
 
 func (noSender) Send(context.Context, *Publication) (Receipt, error) { return Receipt{}, nil }

@@ -46,11 +46,14 @@ func (c *Client) commit(ctx context.Context, request *brokerv1.CommitRequest, to
 			if declared := c.redeclare(either, topics); declared == nil {
 				continue
 			} else if !transient(declared) {
-				return nil, declared
+				verdict, err = commitRefused, declared
 			}
 		}
-		if verdict == commitRefused {
+		if verdict == commitRefused && (!inDoubt || tellsNothingApplied(err)) {
 			return nil, err
+		}
+		if verdict == commitRefused && final(err) {
+			return nil, fmt.Errorf("%w: an attempt has no answer, and the next was refused: %v", ErrUnknownOutcome, err)
 		}
 		if pause.loud() && either.Err() == nil {
 			c.log.Warn("cannot commit at the moment, trying again", "failures", pause.failures+1, "error", err)
@@ -96,6 +99,12 @@ const (
 	commitLater                        // nothing was applied, and it may be later
 	commitInDoubt                      // it may have been applied
 )
+
+// tellsNothingApplied reports whether a refusal says that no earlier attempt was applied either: the sidecar gives it after it has looked for the transaction among
+// those that it has applied. Other refusals, such as for a full disk, may come before.
+func tellsNothingApplied(err error) bool {
+	return errors.Is(err, ErrLeaseLost) || errors.Is(err, ErrDedupeConflict)
+}
 
 func judgeCommit(err error) commitVerdict {
 	var dial *net.OpError

@@ -377,6 +377,40 @@ func TestTxRefusals(t *testing.T) {
 	}
 }
 
+// After an attempt without an answer, a refusal of the next one means that nothing was applied only if the sidecar gives it after it has looked.
+func TestTxRefusalAfterDoubt(t *testing.T) {
+	unknown := refusalError(connect.CodeUnavailable, "OUTCOME_UNKNOWN")
+	for name, test := range map[string]struct {
+		refusals []error // after the first attempt
+		target   error   // nil: it was applied
+		unknown  bool
+	}{
+		"lease lost":    {[]error{refusalError(connect.CodeFailedPrecondition, "LEASE_LOST")}, ErrLeaseLost, false},
+		"dedupe":        {[]error{refusalError(connect.CodeAlreadyExists, "DEDUPE_CONFLICT")}, ErrDedupeConflict, false},
+		"disk full":     {[]error{refusalError(connect.CodeResourceExhausted, "DISK_FULL"), refusalError(connect.CodeResourceExhausted, "DISK_FULL")}, nil, false},
+		"bad token":     {[]error{refusalError(connect.CodeInvalidArgument, "BAD_TOKEN")}, ErrUnknownOutcome, true},
+		"topic unknown": {[]error{refusalError(connect.CodeNotFound, "TOPIC_UNKNOWN"), refusalError(connect.CodeNotFound, "TOPIC_UNKNOWN")}, ErrUnknownOutcome, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+				answers := append([]error{unknown}, test.refusals...)
+				b.commit = func(*brokerv1.CommitRequest) (*brokerv1.CommitResponse, error) {
+					if len(answers) == 0 {
+						return nil, nil
+					}
+					err := answers[0]
+					answers = answers[1:]
+					return nil, err
+				}
+				err := c.Tx(t.Context(), func(tx *Tx) error { return put(t.Context(), tx, "a") })
+				if !errors.Is(err, test.target) || errors.Is(err, ErrUnknownOutcome) != test.unknown {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
+	}
+}
+
 // When the context ends, the error tells whether the transaction may have been applied.
 func TestTxEnds(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -75,6 +75,7 @@ func (b *Inbox) Do(ctx context.Context, f func(ctx context.Context, tx *sql.Tx) 
 // skipped by the sidecar, without a call of the handler. What the handler writes outside of the transaction may happen more than once.
 //
 // A batch is one transaction. What its handler fails one by one is not noted as handled, and so comes again: it must not have an effect, which a savepoint helps with.
+// A call that was handled before is answered with an error: the inbox does not keep answers.
 // Handlers that settle their messages themselves are refused, since they do so before the transaction is committed.
 //
 // If the database cannot begin a transaction, or note the message, the message is delivered again after a second without using an attempt. A commit that fails is

@@ -107,6 +107,9 @@ func (b *Broker) begin(t Transaction) (*transaction, *Error) {
 	if n := t.bytes(); n > MaxTransactionBytes {
 		return nil, fail(BatchTooLarge, "", "a transaction of %d bytes: at most %d are allowed", n, MaxTransactionBytes).with("bound", MaxTransactionBytes)
 	}
+	if n := len(t.Publishes) + len(t.Acks) + len(t.Cancels); n > MaxTransactionItems { // before memory is spent on each
+		return nil, fail(BatchTooLarge, "", "a transaction of %d lists: at most %d are allowed", n, MaxTransactionItems).with("bound", MaxTransactionItems)
+	}
 	if b.draining.Load() && len(t.Acks) == 0 { // what acknowledges is the end of something
 		return nil, fail(Draining, "", "the sidecar is shutting down")
 	}

@@ -505,3 +505,24 @@ func TestACallThatEndsEarlyIsWhole(t *testing.T) {
 		}
 	})
 }
+
+// TestAnOutcomeThatCannotBeFoundOutIsUnknown: what is in the way of finding out, here a full disk, does not stand for it, and ids that may be durable are not given away.
+func TestAnOutcomeThatCannotBeFoundOutIsUnknown(t *testing.T) {
+	inDedupeWorld(t, func(t *testing.T, w *world) {
+		tx := broker.Transaction{ID: txID(1), Publishes: []broker.Batch{{Topic: bags, Records: w.set(bags, flight{id: "a", text: "1"})}}}
+		w.mustCommit(broker.Transaction{ID: txID(2), Publishes: []broker.Batch{batchOf(departed, now("x"))}}) // so that the memory is owned
+		w.engine.failAfter.Store(true)
+		w.engine.fullFence.Store(true)
+		if _, err := w.Commit(t.Context(), tx); reason(err) != broker.OutcomeUnknown {
+			t.Errorf("it was answered with %v", err)
+		}
+		w.engine.fullFence.Store(false)
+		time.Sleep(time.Minute)
+		if p := w.sendAll(bags, flight{id: "a", text: "1"}); !slices.Equal(p.Duplicates, []uint32{0}) {
+			t.Errorf("its message was stored again: %+v", p)
+		}
+		if c := w.mustCommit(tx); !c.Duplicate {
+			t.Error("it was applied again")
+		}
+	})
+}

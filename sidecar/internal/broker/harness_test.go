@@ -58,6 +58,7 @@ type faulty struct {
 	full        atomic.Bool                        // commits find no room
 	space       atomic.Int64                       // what the gauge says
 	broken      atomic.Pointer[engine.LogID]       // commits that append to it are refused
+	fullFence   atomic.Bool                        // there is no room for a claim
 }
 
 func (f *faulty) Read(ctx context.Context, log engine.LogID, from engine.Offset, maxBytes int) ([]engine.Chunk, error) {
@@ -95,6 +96,9 @@ func (f *faulty) trimAll(ctx context.Context) (err error) {
 }
 
 func (f *faulty) Fence(ctx context.Context, id engine.ShardID, epoch engine.Epoch) (engine.Shard, error) {
+	if f.fullFence.Load() {
+		return nil, engine.ErrFull
+	}
 	s, err := f.Engine.Fence(ctx, id, epoch+engine.Epoch(f.epochs.Load()))
 	return faultyShard{s, f}, err
 }

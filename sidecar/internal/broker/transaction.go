@@ -312,17 +312,17 @@ func (tx *transaction) commit(ctx context.Context, store engine.Shard, loans []*
 }
 
 // resolve finds out what became of a commit whose outcome is not known. A new claim of the memory keeps it from being made from then on, so that what the memory
-// says is so for good.
+// says is so for good. What keeps it from finding out is told in words alone: a full disk, say, is not what became of the commit.
 func (tx *transaction) resolve(ctx context.Context, store engine.Shard, why error) (Committed, error) {
 	memory := tx.broker.transactions
 	memory.disown(store)
 	store, err := memory.own(tx)
 	if err != nil {
-		return Committed{}, fmt.Errorf("%w (%w)", why, err)
+		return Committed{}, fmt.Errorf("%w (%v)", why, err)
 	}
 	known, err := memory.find(ctx, store, tx.id)
 	if err != nil {
-		return Committed{}, fmt.Errorf("%w (%w)", why, err)
+		return Committed{}, fmt.Errorf("%w (%v)", why, err)
 	}
 	if known == nil {
 		return Committed{}, fail(PartitionAway, "", "nothing was applied: try again (%v)", why)

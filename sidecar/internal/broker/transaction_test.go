@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -570,6 +571,8 @@ func TestTransactionBounds(t *testing.T) {
 			{publish(batchOf(bags, now("a")), batchOf(bags)), broker.BatchEmpty, "publishes[1].records"},
 			{publish(batchOf(bags, make([]timed, 6000)...), batchOf(bags, make([]timed, 4001)...)), broker.BatchTooLarge, ""},
 			{publish(broker.Batch{Topic: bags, Records: make([]byte, 16<<20)}, batchOf(bags, now("a"))), broker.BatchTooLarge, ""},
+			{publish(make([]broker.Batch, 10_001)...), broker.BatchTooLarge, ""},
+			{broker.Transaction{ID: txID(1), Acks: slices.Repeat([]broker.Acks{{Group: "baggage", Topic: bags}}, 10_001), Cancels: cancels(bags, "a").Cancels}, broker.BatchTooLarge, ""},
 			{acks("nobody", bags, got[0].token), broker.GroupUnknown, "acknowledgements[0].group"},
 			{acks("baggage", "nowhere", got[0].token), broker.TopicUnknown, "acknowledgements[0].topic"},
 			{acks("baggage", bags, got[0].token[1:]), broker.BadToken, "acknowledgements[0].tokens"},

@@ -449,7 +449,8 @@ type FieldOptions struct {
 	// The key: messages of equal keys share a partition. A string, bytes or integer field.
 	Key *bool `protobuf:"varint,1,opt,name=key,proto3,oneof" json:"key,omitempty"`
 	// The message's id, by which a second publish of it is recognised. A string, bytes or integer field; bytes are written in hexadecimal. mq.WithID
-	// replaces it. A field that is not set gives its default: 0 is an id, an empty string is none.
+	// replaces it. A field that is not set gives its default: 0 is an id, an empty string is none. At most 249 bytes; a text of the form of a message's place, digits
+	// with a hyphen between them such as "2026-11", is refused (BAD_NAME) when it is published: put a prefix before such ids.
 	DedupeId *bool `protobuf:"varint,2,opt,name=dedupe_id,json=dedupeId,proto3,oneof" json:"dedupe_id,omitempty"`
 	// The priority: 1, the lowest, to priority_levels of the topic; 0 counts as not set. An integer field. mq.WithPriority replaces it.
 	Priority *bool `protobuf:"varint,3,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
