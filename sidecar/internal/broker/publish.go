@@ -16,6 +16,9 @@ import (
 // MaxBatchRecords bounds the records of one batch.
 const MaxBatchRecords = 10_000
 
+// maxParts bounds the logs that the batches of one call may go to, a log counting once for each batch: memory is set aside for each.
+const maxParts = 1 << 20
+
 // Batch is records for one topic: the encoding of a mq.broker.v1.RecordSet.
 type Batch struct {
 	Topic   string
@@ -118,8 +121,9 @@ func (pub *publication) end(err error) {
 func (b *Broker) prepare(batches []Batch) *publication {
 	now := b.wall()
 	pub := &publication{out: make([]Placement, len(batches)), timeMS: now.UnixMilli()}
+	room := maxParts
 	for i, batch := range batches {
-		r, err := b.route(batch, now)
+		r, err := b.route(batch, now, &room)
 		if err != nil {
 			pub.out[i].Refused = err
 			continue
@@ -225,12 +229,17 @@ func (r *routed) place() {
 }
 
 // route checks a batch and cuts it. Records without a key share a partition, drawn for each batch.
-func (b *Broker) route(batch Batch, now time.Time) (*routed, *Error) {
+// It takes what it needs of the room for parts.
+func (b *Broker) route(batch Batch, now time.Time, room *int) (*routed, *Error) {
 	t, err := b.topic(batch.Topic)
 	if err != nil {
 		return nil, err
 	}
 	levels := t.decl.PriorityLevels
+	if *room -= int(t.decl.Partitions * levels); *room < 0 {
+		return nil, fail(BatchTooLarge, "records", "too many batches at once: their topics have together at most %d partitions, counted by priority level", maxParts).
+			with("bound", maxParts)
+	}
 	r := &routed{topic: t, parts: make([]part, t.decl.Partitions*levels), number: batch.Number}
 	if r.number != 0 {
 		r.sum = xxhash.Sum64String(batch.Topic)*sumPrime + xxhash.Sum64(batch.Records)

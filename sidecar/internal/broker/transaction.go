@@ -151,6 +151,7 @@ func (tx *transaction) apply(ctx context.Context) (Committed, error) {
 	} else if known != nil && !mutant.On(mutant.TransactionTwice) {
 		return tx.recall(known)
 	}
+	tx.wake()
 	if err := tx.broker.reserve(ctx, tx.pub); err != nil { // before anybody stands still: it may wait for others
 		return Committed{}, err
 	}
@@ -190,17 +191,21 @@ func (tx *transaction) together(ctx context.Context, store engine.Shard) ([]engi
 	return tx.commit(ctx, store, loans)
 }
 
+// wake sees to it that the groups of the transaction serve. It may wait for the coordinator, so it comes before anything that others wait for.
+func (tx *transaction) wake() {
+	var last *group
+	for _, s := range slices.SortedFunc(maps.Keys(tx.groups), func(a, b *shard) int { return compareShards(a.id, b.id) }) {
+		if s.group != last {
+			last = s.group
+			last.wakeUp()
+			last.await(tx.broker.running)
+		}
+	}
+}
+
 // enlist has all shards of the transaction stand still that hold what it takes from them. After an error those that it returns stand still.
 func (tx *transaction) enlist() (loans []*loan, err error) {
 	shards := slices.SortedFunc(maps.Keys(tx.groups), func(a, b *shard) int { return compareShards(a.id, b.id) })
-	woken := make(map[*group]bool)
-	for _, s := range shards {
-		if !woken[s.group] {
-			woken[s.group] = true
-			s.group.wakeUp()
-			s.group.await(tx.broker.running)
-		}
-	}
 	scheduled := func() error {
 		if len(tx.pub.scheduled)+len(tx.cancels) == 0 {
 			return nil
