@@ -62,7 +62,7 @@ type BackupWriter struct {
 
 // NewBackup begins a backup in a directory that is empty or does not exist. Errors: ErrBackup, those of the file system.
 func NewBackup(dir string) (*BackupWriter, error) {
-	made, err := emptyDir(dir)
+	made, err := emptyDir(dir, ErrBackup)
 	if err != nil {
 		return nil, err
 	}
@@ -73,18 +73,18 @@ func NewBackup(dir string) (*BackupWriter, error) {
 	return w, nil
 }
 
-// emptyDir refuses a directory with something in it. missing says that there is none.
-func emptyDir(dir string) (missing bool, err error) {
+// emptyDir refuses a directory with something in it, with an error that wraps fault. missing says that there is none.
+func emptyDir(dir string, fault error) (missing bool, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("%w: %w; name a directory", ErrBackup, err)
+		return false, fmt.Errorf("%w: %w; name a directory", fault, err)
 	}
 	for _, e := range entries {
 		if e.Name() != "lost+found" {
-			return false, fmt.Errorf("%w: %s is not empty: it has %s; name an empty directory, or one that does not exist", ErrBackup, dir, e.Name())
+			return false, fmt.Errorf("%w: %s is not empty: it has %s; name an empty directory, or one that does not exist", fault, dir, e.Name())
 		}
 	}
 	return false, nil

@@ -72,7 +72,7 @@ func Check(ctx context.Context, dir string, report func(Finding), progress func(
 	case errors.As(err, &damage):
 		found(engine.Finding{Place: storeDir, What: damage.Error(), Do: "restore a backup: the sidecar does not start on it"})
 	case err != nil:
-		return sum, dataDirError(err)
+		return sum, checkError(ctx, err)
 	default:
 		defer func() { err = errors.Join(err, store.Close()) }()
 	}
@@ -108,8 +108,13 @@ func Check(ctx context.Context, dir string, report func(Finding), progress func(
 const epochSlack = 1_000_000
 
 func checkError(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return err
+	case errors.Is(err, pebbleengine.ErrLocked), errors.Is(err, etcdcluster.ErrLocked):
+		return fmt.Errorf("%w: %w; stop the sidecar, or check a backup: mq backup makes one while it runs", ErrDataDir, err)
+	case errors.Is(err, pebbleengine.ErrNotAStore):
+		return fmt.Errorf("%w: %w; name the directory that mq serve has as --data-dir", ErrDataDir, err)
 	}
 	return dataDirError(err)
 }

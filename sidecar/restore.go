@@ -32,7 +32,7 @@ func Restore(ctx context.Context, backup, dir string) (_ Manifest, err error) {
 	if err := onlyListed(backup, m); err != nil {
 		return m, err
 	}
-	missing, err := emptyDir(dir)
+	missing, err := emptyDir(dir, ErrDataDir)
 	if err != nil {
 		return m, err
 	}

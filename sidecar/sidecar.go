@@ -154,8 +154,12 @@ func dataDirError(err error) error {
 		action = "stop the other sidecar or choose another directory with --data-dir"
 	case errors.Is(err, pebbleengine.ErrNewerFormat):
 		action = "use the version that wrote it, or a later one"
+	case errors.Is(err, pebbleengine.ErrFormat):
+		action = fmt.Sprintf("if no newer version has used it, write the line %q into that file, and run mq check", pebbleengine.FormatLine())
 	case errors.Is(err, pebbleengine.ErrNotAStore):
 		action = "choose an empty directory with --data-dir"
+	case errors.As(err, new(*pebbleengine.UnsoundError)):
+		action = "keep a copy of the directory, then restore a backup"
 	case errors.As(err, new(*pebbleengine.DamageError)):
 		action = "keep a copy of the directory, then restore a backup; nothing in it was changed"
 	}

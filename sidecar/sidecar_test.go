@@ -3,11 +3,14 @@ package sidecar_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -97,5 +100,67 @@ func TestABusyAddressIsAnError(t *testing.T) {
 	other.Socket = s.Socket()
 	if _, err := sidecar.Start(t.Context(), other, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--socket") {
 		t.Errorf("a second sidecar on the socket got %v", err)
+	}
+}
+
+func checkOf(t *testing.T, dir string) (findings int, err error) {
+	t.Helper()
+	sum, err := sidecar.Check(t.Context(), dir, func(f sidecar.Finding) { t.Log(f) }, func(sidecar.CheckProgress) {})
+	return sum.Findings, err
+}
+
+// TestTheAdviceOnADamagedFormatFileHelps: what the error says to write makes a sound store of it.
+func TestTheAdviceOnADamagedFormatFileHelps(t *testing.T) {
+	cfg := settings(t)
+	shutdown(t, start(t, cfg))
+	file := filepath.Join(cfg.DataDir, "store", "FORMAT")
+	if err := os.WriteFile(file, []byte("typEdmq engine 2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, refused := sidecar.Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if _, err := checkOf(t, cfg.DataDir); !errors.Is(err, sidecar.ErrDataDir) || fmt.Sprint(err) != fmt.Sprint(refused) {
+		t.Errorf("the check says %v, the sidecar %v", err, refused)
+	}
+	said := regexp.MustCompile(`write the line "(.*?)" into that file`).FindStringSubmatch(fmt.Sprint(refused))
+	if said == nil {
+		t.Fatalf("the sidecar says %v", refused)
+	}
+	if err := os.WriteFile(file, []byte(said[1]+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := checkOf(t, cfg.DataDir); found > 0 || err != nil {
+		t.Errorf("then: %d findings, %v", found, err)
+	}
+	shutdown(t, start(t, cfg))
+}
+
+func TestACheckOfADirectoryInUseIsRefused(t *testing.T) {
+	cfg := settings(t)
+	s := start(t, cfg)
+	defer shutdown(t, s)
+	if _, err := checkOf(t, cfg.DataDir); !errors.Is(err, sidecar.ErrDataDir) || !strings.Contains(err.Error(), "stop the sidecar") || strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("the check says %v", err)
+	}
+}
+
+// TestAStoreWithoutOneOfItsFilesIsRefused: what is missing is named, with what to do, and nothing is put in its place.
+func TestAStoreWithoutOneOfItsFilesIsRefused(t *testing.T) {
+	for _, pattern := range []string{"*.sst", "MANIFEST-*"} {
+		cfg := settings(t)
+		shutdown(t, start(t, cfg))
+		names, err := filepath.Glob(filepath.Join(cfg.DataDir, "store", pattern))
+		if err != nil || len(names) == 0 {
+			t.Fatal(names, err)
+		}
+		for _, name := range names {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err = sidecar.Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		number := regexp.MustCompile("[0-9]{6}").FindString(filepath.Base(names[0]))
+		if !errors.Is(err, sidecar.ErrDataDir) || !strings.Contains(err.Error(), number) || !strings.Contains(err.Error(), "restore a backup") {
+			t.Errorf("without %s: %v", pattern, err)
+		}
 	}
 }

@@ -110,7 +110,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if got := run("backup", dest); got.status != 3 || !strings.Contains(got.err, "is not empty") {
 		t.Errorf("a second backup into the directory: %+v", got)
 	}
-	if got := run("check", data); got.status != 3 || !strings.Contains(got.err, "open in another process; stop the other sidecar") {
+	if got := run("check", data); got.status != 3 || !strings.Contains(got.err, "open in another process; stop the sidecar") {
 		t.Errorf("a check of a directory in use: %+v", got)
 	}
 	for i := range 10 { // which are not in the backup
@@ -138,7 +138,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if got := run("restore", dest, restored); got.status != 0 || !strings.HasPrefix(got.out, "sound: ") || !strings.HasPrefix(got.err, "mq: restored commit ") {
 		t.Fatalf("mq restore: %+v", got)
 	}
-	if got := run("restore", dest, restored); got.status != 3 || !strings.Contains(got.err, "is not empty") {
+	if got := run("restore", dest, restored); got.status != 3 || !strings.Contains(got.err, "data directory cannot be used: "+restored+" is not empty") {
 		t.Errorf("a second restore into the directory: %+v", got)
 	}
 	again := startServe(t, "--data-dir", restored, "--socket", "none")

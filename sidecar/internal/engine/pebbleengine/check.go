@@ -32,9 +32,10 @@ type Tally struct {
 
 // What to do about a finding.
 const (
-	doRestore = "restore a backup, or go on without it: the sidecar serves what is before it and every other log"
+	doRestore = "restore a backup, or go on without it: the sidecar serves every other log, and of this one what is before, or nothing if its last records are hit"
 	doFile    = "restore a backup; what else is found tells which logs and groups had something in it"
 	doState   = "restore a backup: the group's partition does not serve while its state cannot be read"
+	doRefused = "keep a copy of the directory, then restore a backup: the sidecar does not start on it"
 	doMarks   = "nothing is lost by that alone: the slot is written anew at the log's next commit"
 	doUnknown = "use the version that wrote it, or report it: this version never writes such a key"
 )
@@ -55,7 +56,7 @@ type checker struct {
 // mark. What it finds wrong it reports and goes on. progress is told how many bytes of files and keys were read. The error says that the check ended early.
 func (o *Offline) Check(ctx context.Context, report func(engine.Finding), progress func(bytes int64)) (Tally, error) {
 	c := &checker{Offline: o, report: report, progress: progress, slots: make(map[engine.LogID]bool)}
-	for _, part := range []func(context.Context) error{c.marksFile, c.tables, c.commits, c.logs, c.fences, c.states, c.strangers} {
+	for _, part := range []func(context.Context) error{c.damage, c.marksFile, c.tables, c.commits, c.logs, c.fences, c.states, c.strangers, c.flips} {
 		if err := part(ctx); err != nil {
 			return c.tally, err
 		}
@@ -135,7 +136,7 @@ func (c *checker) table(ctx context.Context, name string) (size int64, err error
 			err = fmt.Errorf("it cannot be read: %v", p)
 		}
 	}()
-	f, err := c.dir.fs.Open(c.dir.path(name))
+	f, err := c.fs.Open(c.dir.path(name))
 	if err != nil {
 		return 0, err
 	}
@@ -153,12 +154,31 @@ func (c *checker) table(ctx context.Context, name string) (size int64, err error
 	return size, errors.Join(r.ValidateBlockChecksums(), r.Close())
 }
 
+// damage reports why the sidecar would not open the store.
+func (c *checker) damage(context.Context) error {
+	if d := c.refused; d != nil {
+		c.report(engine.Finding{Place: c.dir.fs.PathBase(d.File), At: fmt.Sprintf("byte %d", d.Offset), What: d.Detail, Do: doRefused})
+	}
+	return nil
+}
+
+// flips reports the bits that are put right when a sidecar opens the store. It comes last, since files of values are opened when they are needed.
+func (c *checker) flips(context.Context) error {
+	for _, f := range c.fs.findings() {
+		c.report(f)
+	}
+	return nil
+}
+
 // commits holds the commit number against its mark.
 func (c *checker) commits(context.Context) error {
 	n, err := c.engine.readCommits()
 	switch mark := c.engine.marks.commits(); {
 	case err != nil:
 		c.report(engine.Finding{Place: "commit number", What: firstLine(err), Do: "restore a backup: the sidecar does not start without it"})
+	case n < c.recovered.Commits:
+		c.report(engine.Finding{Place: "commit number", What: fmt.Sprintf("is %d, and the write-ahead log holds commit %d", n, c.recovered.Commits),
+			Do: doRefused})
 	case n < mark:
 		c.report(engine.Finding{Place: "commit number", What: fmt.Sprintf("is %d, was durable up to %d: acknowledged commits are missing", n, mark),
 			Do: "restore a backup, or go on: logs that came back short are quarantined, and messages may be delivered again"})
@@ -289,7 +309,7 @@ func (l *logCheck) chunks(ctx context.Context, begin engine.Offset) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		value, err := it.ValueAndErr()
+		value, err := valueOf(it)
 		if err == nil {
 			l.progress(int64(len(value)))
 			err = l.chunk(it.Key(), value, first, begin)
@@ -398,7 +418,7 @@ func (c *checker) sealed(ctx context.Context, kind byte, yield func(key, body []
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		value, err := it.ValueAndErr()
+		value, err := valueOf(it)
 		var body []byte
 		if err == nil {
 			c.progress(int64(len(value)))

@@ -28,6 +28,8 @@ var (
 	ErrLocked = errors.New("the store is open in another process")
 	// ErrNewerFormat says that a newer version wrote the store.
 	ErrNewerFormat = errors.New("the store was written by a newer version")
+	// ErrFormat says that the format file is not one that any version writes.
+	ErrFormat = errors.New("the file " + formatFile + " is damaged")
 	// ErrNotAStore says that the directory holds files that are not a store's.
 	ErrNotAStore = errors.New("the directory is not empty and holds no store")
 )
@@ -105,7 +107,10 @@ func (d *directory) checkFormat() error {
 	return nil
 }
 
-// readFormat is the number in the format file. Errors: fs.ErrNotExist, ErrNewerFormat.
+// FormatLine is the line that the format file of a store of this version holds.
+func FormatLine() string { return fmt.Sprint(formatPrefix, formatNumber) }
+
+// readFormat is the number in the format file. Errors: fs.ErrNotExist, ErrNewerFormat, ErrFormat.
 func readFormat(fsys vfs.FS, dir string) (number int, err error) {
 	f, err := fsys.Open(fsys.PathJoin(dir, formatFile))
 	if err != nil {
@@ -119,7 +124,7 @@ func readFormat(fsys vfs.FS, dir string) (number int, err error) {
 	rest, ok := strings.CutPrefix(string(text), formatPrefix)
 	number, err = strconv.Atoi(strings.TrimSpace(rest))
 	if !ok || err != nil || number < 1 {
-		return 0, fmt.Errorf("the file %s holds %q: want %q and a number", formatFile, text, formatPrefix)
+		return 0, fmt.Errorf("%w: it holds %q; want %q and a number", ErrFormat, text, formatPrefix)
 	}
 	if number > formatNumber {
 		return 0, fmt.Errorf("%w: the file %s says format %d, this one knows up to %d", ErrNewerFormat, formatFile, number, formatNumber)
@@ -152,7 +157,7 @@ func (d *directory) writeFormat() error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s%d\n", formatPrefix, formatNumber)
+	_, err = fmt.Fprintln(f, FormatLine())
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

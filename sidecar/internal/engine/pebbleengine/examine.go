@@ -46,6 +46,7 @@ type examiner struct {
 	fs     vfs.FS
 	dir    string
 	logger *slog.Logger
+	right  func(path string, at int64, b byte) error // writes a byte that has a flipped bit anew
 
 	found Recovered
 	at    string // file and offset of the last commit
@@ -54,17 +55,28 @@ type examiner struct {
 
 // examine does it all. The directory is locked, and may hold no store yet.
 func examine(fsys vfs.FS, dir string, logger *slog.Logger) (Recovered, error) {
-	x := &examiner{fs: fsys, dir: dir, logger: logger}
-	if err := x.manifest(); err != nil {
-		return x.found, err
-	}
-	if mutant.On(mutant.OldWALFormat) { // whose damage this looks for as well
-		return x.found, x.forgetOptions()
-	}
-	if err := x.logs(); err != nil {
+	x := &examiner{fs: fsys, dir: dir, logger: logger, right: byteWriter(fsys)}
+	if err := x.files(); err != nil {
 		return x.found, err
 	}
 	return x.found, x.forgetOptions()
+}
+
+// examineOnly does it without a change: bits that would be put right are noted in fsys, which then reads as if they were.
+func examineOnly(fsys *asServed, dir string) (Recovered, error) {
+	x := &examiner{fs: fsys, dir: dir, logger: slog.New(slog.DiscardHandler), right: fsys.putRight}
+	err := x.files()
+	return x.found, err
+}
+
+func (x *examiner) files() error {
+	if err := x.manifest(); err != nil {
+		return err
+	}
+	if mutant.On(mutant.OldWALFormat) { // whose damage this looks for as well
+		return nil
+	}
+	return x.logs()
 }
 
 // forgetOptions removes what Pebble was opened with last. Pebble refuses to open if it cannot read that, and what matters of it is in the file of the format.
@@ -74,12 +86,14 @@ func (x *examiner) forgetOptions() error {
 		return err
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, "OPTIONS-") {
+		if isOptions(name) {
 			err = errors.Join(err, x.fs.Remove(x.fs.PathJoin(x.dir, name)))
 		}
 	}
 	return err
 }
+
+func isOptions(name string) bool { return strings.HasPrefix(name, "OPTIONS-") }
 
 func (x *examiner) manifest() error {
 	x.found.Manifest = "no manifest"
@@ -212,7 +226,7 @@ func (x *examiner) unread(path string, f *recordFile, at int) error {
 	later, synced := f.written(at)
 	if flip, ok := f.findFlip(at); ok && (synced || x.plausible(f, at, flip)) {
 		f.data[flip.at] ^= flip.bit
-		if err := writeByte(x.fs, path, flip.at, f.data[flip.at]); err != nil {
+		if err := x.right(path, int64(flip.at), f.data[flip.at]); err != nil {
 			return fmt.Errorf("put right a flipped bit at byte %d of %s: %w", flip.at, path, err)
 		}
 		x.found.Flips++
@@ -324,11 +338,14 @@ func readFile(fsys vfs.FS, path string) (_ []byte, err error) {
 	return b[:n], err
 }
 
-func writeByte(fsys vfs.FS, path string, at int, b byte) error {
-	f, err := fsys.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
+// byteWriter returns what writes one byte of a file durably.
+func byteWriter(fsys vfs.FS) func(path string, at int64, b byte) error {
+	return func(path string, at int64, b byte) error {
+		f, err := fsys.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt([]byte{b}, at)
+		return errors.Join(err, f.Sync(), f.Close())
 	}
-	_, err = f.WriteAt([]byte{b}, int64(at))
-	return errors.Join(err, f.Sync(), f.Close())
 }

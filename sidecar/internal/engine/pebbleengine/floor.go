@@ -14,7 +14,7 @@ import (
 // readFloor is the epoch that every owner is above, also of shards that nobody has claimed here: that of owners who may be at work on what this store was
 // copied from. 0 in a store that was not restored from a backup.
 func (e *Engine) readFloor() (engine.Epoch, error) {
-	value, closer, err := e.db.Get(floorKey())
+	value, closer, err := get(e.db, floorKey())
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, nil
 	}
@@ -62,7 +62,7 @@ func (e *Engine) HighestEpoch(ctx context.Context) (engine.Epoch, error) {
 	}
 	defer func() { _ = it.Close() }() // which returns what Error has told
 	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.ValueAndErr()
+		value, err := valueOf(it)
 		if err != nil {
 			return 0, err
 		}

@@ -90,7 +90,7 @@ func (l *logState) publish() {
 // readBegin is where the log begins, the zero logBegin if it was never trimmed.
 func (e *Engine) readBegin(id engine.LogID) (logBegin, error) {
 	key := logKey(id)
-	value, closer, err := e.db.Get(key)
+	value, closer, err := get(e.db, key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return logBegin{}, nil
 	}
@@ -118,7 +118,7 @@ func (e *Engine) readEnd(id engine.LogID) (end engine.Offset, last storedChunk, 
 		return 0, last, it.Error()
 	}
 	end = lastOfKey(it.Key()) + 1
-	value, err := it.ValueAndErr()
+	value, err := valueOf(it)
 	if err != nil {
 		return end, last, err
 	}
@@ -201,7 +201,7 @@ func (e *Engine) readLog(ctx context.Context, l *logState, from engine.Offset, m
 }
 
 func (e *Engine) chunkAt(it *pebble.Iterator) (storedChunk, error) {
-	value, err := it.ValueAndErr()
+	value, err := valueOf(it)
 	if err != nil {
 		return storedChunk{}, err
 	}

@@ -15,16 +15,20 @@ import (
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
 
-// Offline is a store that is open for reading while no sidecar uses it. Nothing of it is written. It is for one goroutine.
+// Offline is a store that is open for reading while no sidecar uses it, as a sidecar would serve it: with the flipped bits put right that it puts right when it opens the store.
+// Nothing of it is written. It is for one goroutine.
 type Offline struct {
-	engine  *Engine // without a committer: nothing can be written through it
-	dir     *directory
-	options *pebble.Options
+	engine    *Engine // without a committer: nothing can be written through it
+	dir       *directory
+	fs        *asServed
+	recovered Recovered
+	refused   *DamageError // why a sidecar would not open the store, nil if it would
+	options   *pebble.Options
 }
 
 // OpenOffline opens the store in dir for reading.
 //
-// Errors: ErrLocked, ErrNewerFormat, ErrNotAStore, and those of the file system: the store cannot be looked at. A *UnsoundError: what is there is no
+// Errors: ErrLocked, ErrNewerFormat, ErrFormat, ErrNotAStore, and those of the file system: the store cannot be looked at. A *UnsoundError: what is there is no
 // sound database.
 func OpenOffline(dir string, options Options) (_ *Offline, err error) {
 	options = options.withDefaults()
@@ -55,13 +59,25 @@ func OpenOffline(dir string, options Options) (_ *Offline, err error) {
 	if err := e.marks.read(options.FS, o.dir.path(marksFile)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", o.dir.path(marksFile), err)
 	}
+	o.fs = &asServed{FS: options.FS}
+	o.recovered, err = examineOnly(o.fs, dir)
+	switch {
+	case errors.As(err, &o.refused): // What Pebble makes of it tells more.
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	case err != nil:
+		return nil, &UnsoundError{err}
+	}
 	cache := pebble.NewCache(options.CacheBytes)
 	defer cache.Unref()
 	o.options = &pebble.Options{
-		Cache: cache, FS: checkedValues{options.FS}, Lock: o.dir.lock, Logger: pebbleLogger{silent, &e.fatal}, MemTableSize: options.MemTableBytes,
+		Cache: cache, FS: o.fs, Lock: o.dir.lock, Logger: pebbleLogger{silent, &e.fatal}, MemTableSize: options.MemTableBytes,
 		FormatMajorVersion: pebble.FormatNewest, ReadOnly: true, ErrorIfNotExists: true,
 	}
 	if e.db, err = openDamaged(dir, o.options); err != nil {
+		if unsound := (*UnsoundError)(nil); errors.As(err, &unsound) && o.refused != nil {
+			return nil, &UnsoundError{o.refused} // which names the file
+		}
 		return nil, err
 	}
 	o.engine = e
@@ -152,7 +168,7 @@ func (o *Offline) Pairs(ctx context.Context, shard engine.ShardID) iter.Seq2[eng
 		}
 		defer func() { _ = it.Close() }() // which returns what Error below has told
 		for ok := it.First(); ok; ok = it.Next() {
-			value, err := it.ValueAndErr()
+			value, err := valueOf(it)
 			if err == nil {
 				err = ctx.Err()
 			}

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -105,7 +106,7 @@ var errNotRecovered = errors.New("the store was not recovered")
 // Open opens the store in dir, making both if there is none. Nothing is served from a write-ahead log of an older format: what was
 // recovered is flushed first.
 //
-// Errors: ErrLocked, ErrNewerFormat, ErrNotAStore, *DamageError, and those of the file system, all of them naming dir.
+// Errors: ErrLocked, ErrNewerFormat, ErrFormat, ErrNotAStore, *DamageError, *UnsoundError when files of the database are missing, and those of the file system, all of them naming dir.
 func Open(dir string, options Options) (_ *Engine, err error) {
 	options = options.withDefaults()
 	e := &Engine{
@@ -141,19 +142,27 @@ func Open(dir string, options Options) (_ *Engine, err error) {
 	}()
 	recovered, err := examine(options.FS, dir, options.Logger)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", dir, err)
+		return nil, fmt.Errorf("open %s: %w", dir, missing(err))
 	}
 	if e.cleaner, err = newCleaner(options.FS, dir, options.Logger); err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
 	if e.db, err = openPebble(e, options); err != nil {
-		return nil, fmt.Errorf("open %s: with the files that %s lists: %w", dir, recovered.Manifest, err)
+		return nil, fmt.Errorf("open %s: with the files that %s lists: %w", dir, recovered.Manifest, missing(err))
 	}
 	if err = e.start(recovered); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), e.db.Close())
 	}
 	go e.runCommitter()
 	return e, nil
+}
+
+// missing makes an UnsoundError of an error about files that should be there.
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, pebble.ErrDBNotPristine) {
+		return &UnsoundError{err}
+	}
+	return err
 }
 
 // separation keeps chunks out of compactions. They are written to files of values once, when a memtable is flushed; compactions move their keys. Logs
@@ -252,7 +261,7 @@ func (e *Engine) flush() error {
 }
 
 func (e *Engine) readCommits() (uint64, error) {
-	value, closer, err := e.db.Get(commitsKey())
+	value, closer, err := get(e.db, commitsKey())
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, nil
 	}

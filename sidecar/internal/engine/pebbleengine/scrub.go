@@ -195,7 +195,7 @@ func (s *scrubber) step(kind byte, from []byte) (next []byte, size int, err erro
 	}
 	defer func() { _ = it.Close() }() // which returns what Error has told
 	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.ValueAndErr()
+		value, err := valueOf(it)
 		if err == nil {
 			_, err = unsealed(it.Key(), value)
 		}

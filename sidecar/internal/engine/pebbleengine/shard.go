@@ -23,7 +23,7 @@ func (e *Engine) loadShard(id engine.ShardID, s *shardState) error {
 	s.id, s.prefix = id, stateKey(id, nil)
 	s.epoch = e.floor
 	key := fenceKey(id)
-	value, closer, err := e.db.Get(key)
+	value, closer, err := get(e.db, key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil
 	}
@@ -99,7 +99,7 @@ func (s *shard) Get(ctx context.Context, key []byte) ([]byte, error) {
 	}
 	defer s.engine.gate.leave()
 	full := append(bytes.Clone(s.state.prefix), key...)
-	value, closer, err := s.engine.db.Get(full)
+	value, closer, err := get(s.engine.db, full)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, engine.ErrNotFound
 	}
@@ -150,7 +150,7 @@ func (s *shard) pairAt(ctx context.Context, it *pebble.Iterator) (engine.Pair, e
 	if err := ctx.Err(); err != nil {
 		return engine.Pair{}, err
 	}
-	value, err := it.ValueAndErr()
+	value, err := valueOf(it)
 	if err != nil {
 		return engine.Pair{}, s.state.readError(err)
 	}

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"log/slog"
+	"io"
 	"runtime"
 	"strings"
 	"sync"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -22,8 +23,8 @@ func footerSound(footer []byte) bool {
 	return binary.LittleEndian.Uint32(footer) == maskedSum(crc32.Checksum(footer[4:], castagnoli()))
 }
 
-// checkFooter reads the footer of an open file of values. Without a logger nothing is put right.
-func checkFooter(fsys vfs.FS, name string, f vfs.File, logger *slog.Logger) error {
+// checkFooter reads the footer of an open file of values. right writes a byte that has a flipped bit anew.
+func checkFooter(name string, f vfs.File, right func(path string, at int64, b byte) error) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -40,14 +41,10 @@ func checkFooter(fsys vfs.FS, name string, f vfs.File, logger *slog.Logger) erro
 		return nil
 	}
 	for i := range footer {
-		if logger == nil {
-			break
-		}
 		for bit := range 8 {
 			footer[i] ^= 1 << bit
 			if footerSound(footer[:]) {
-				logger.Error(flipMessage, "file", name, "byte", at+int64(i))
-				return writeByte(fsys, name, int(at)+i, footer[i])
+				return right(name, at+int64(i), footer[i])
 			}
 			footer[i] ^= 1 << bit
 		}
@@ -56,26 +53,38 @@ func checkFooter(fsys vfs.FS, name string, f vfs.File, logger *slog.Logger) erro
 }
 
 // openValues opens a file of values for reading.
-func openValues(fsys vfs.FS, name string, logger *slog.Logger, options []vfs.OpenOption) (vfs.File, error) {
+func openValues(fsys vfs.FS, name string, right func(path string, at int64, b byte) error, options []vfs.OpenOption) (vfs.File, error) {
 	f, err := fsys.Open(name, options...)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkFooter(fsys, name, f, logger); err != nil {
+	if err := checkFooter(name, f, right); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
-// checkedValues is a file system on which a damaged file of values is an error, for who reads only.
-type checkedValues struct{ vfs.FS }
+// errNoValues stands for the panic of Pebble 2.1 about a file of values that is missing, whose name it does not tell.
+const errNoValues damage = "a file of values that it was in is missing"
 
-// Open implements vfs.FS.
-func (f checkedValues) Open(name string, options ...vfs.OpenOption) (vfs.File, error) {
-	if strings.HasSuffix(name, ".blob") {
-		return openValues(f.FS, name, nil, options)
-	}
-	return f.FS.Open(name, options...)
+// valueOf is the value that an iterator stands at. All values are read by it or by get, so that a file of values that is missing is an error.
+func valueOf(it *pebble.Iterator) (value []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = errNoValues
+		}
+	}()
+	return it.ValueAndErr()
+}
+
+// get is Pebble's Get. See valueOf.
+func get(db *pebble.DB, key []byte) (value []byte, closer io.Closer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = errNoValues
+		}
+	}()
+	return db.Get(key)
 }
 
 // failedValues are the files of values that could not be written. Pebble 2.1 panics in a goroutine of its own when that happens at the end of such a file, so it

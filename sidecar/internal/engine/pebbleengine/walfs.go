@@ -35,9 +35,14 @@ func (f pebbleFS) Remove(name string) error {
 // Open implements vfs.FS.
 func (f pebbleFS) Open(name string, options ...vfs.OpenOption) (vfs.File, error) {
 	if strings.HasSuffix(name, ".blob") {
-		return openValues(f.FS, name, f.cleaner.logger, options)
+		return openValues(f.FS, name, f.putRight, options)
 	}
 	return f.FS.Open(name, options...)
+}
+
+func (f pebbleFS) putRight(path string, at int64, b byte) error {
+	f.cleaner.logger.Error(flipMessage, "file", path, "byte", at)
+	return byteWriter(f.FS)(path, at, b)
 }
 
 // OpenDir implements vfs.FS.
