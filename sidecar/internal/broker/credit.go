@@ -63,7 +63,7 @@ func (sv *serving) lease(now dispatch.Instant, j *joined, most int) (leased int)
 	defer j.budget.Unlock()
 	j.freed = j.budget.freed
 	messages, bytes := j.budget.messages-j.budget.outMessages, j.budget.bytes-j.budget.outBytes
-	if messages <= 0 || bytes <= 0 && j.budget.outMessages > 0 || j.over() {
+	if messages <= 0 || bytes <= 0 && j.budget.outMessages > 0 || j.unread() || j.over() {
 		return 0
 	}
 	sv.grants = dispatch.Grant{

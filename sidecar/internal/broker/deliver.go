@@ -76,8 +76,9 @@ func (sv *serving) deliver(ctx context.Context, l *lane, all []dispatch.Delivery
 			n++
 		}
 		slice := sv.slice(l, c.TimeMS)
+		slice.Offsets, slice.Tokens, slice.Records = make([]int64, 0, n), make([]byte, 0, n*TokenSize), c.run(all[:n])
 		for _, d := range all[:n] {
-			sv.add(&slice, l, d, c.framed(engine.Offset(d.Offset)))
+			sv.add(&slice, l, d)
 		}
 		sv.send(first.Session, slice)
 		all = all[n:]
@@ -94,8 +95,8 @@ func (sv *serving) slice(l *lane, appendMS int64) Slice {
 	return s
 }
 
-// add puts a delivery into a slice.
-func (sv *serving) add(s *Slice, l *lane, d dispatch.Delivery, framed []byte) {
+// add puts a delivery into a slice that has its record.
+func (sv *serving) add(s *Slice, l *lane, d dispatch.Delivery) {
 	if d.Attempt > 1 && s.Attempts == nil {
 		for range s.Offsets {
 			s.Attempts = append(s.Attempts, 1)
@@ -105,7 +106,6 @@ func (sv *serving) add(s *Slice, l *lane, d dispatch.Delivery, framed []byte) {
 	if s.Attempts != nil || d.Attempt > 1 {
 		s.Attempts = append(s.Attempts, d.Attempt)
 	}
-	s.Records = append(s.Records, framed...)
 	s.Tokens = sv.group.tokens.append(s.Tokens, Token{
 		Token: sv.token(d), Partition: sv.partition, Lane: l.index,
 	})
@@ -124,7 +124,8 @@ func (sv *serving) deliverRedriven(ctx context.Context, l *lane, d dispatch.Deli
 		return err
 	}
 	slice := sv.slice(l, r.GetAppendTimeMs())
-	sv.add(&slice, l, d, engine.AppendRecord(nil, r.GetRecord()))
+	slice.Records = engine.AppendRecord(nil, r.GetRecord())
+	sv.add(&slice, l, d)
 	sv.send(d.Session, slice)
 	return nil
 }

@@ -128,14 +128,35 @@ func index(c engine.Chunk) indexedChunk {
 	return ic
 }
 
-// framed is a record with its tag and length, as it stands in a RecordSet.
-func (c indexedChunk) framed(o engine.Offset) []byte {
-	i := int(o - c.First)
-	start := uint32(0)
+// place is where a record stands in the chunk, with its tag and length.
+func (c indexedChunk) place(o dispatch.Offset) (start, end uint32) {
+	i := int(engine.Offset(o) - c.First)
 	if i > 0 {
 		start = c.ends[i-1]
 	}
-	return c.Records[start:c.ends[i]]
+	return start, c.ends[i]
+}
+
+// run is a RecordSet of some of the chunk's records, in the order of their deliveries, to be read only. It is a part of the chunk if they stand in a row there and are half of
+// it or more: a copy would cost more memory than the rest of the chunk that it keeps alive.
+func (c indexedChunk) run(all []dispatch.Delivery) []byte {
+	size, inRow := 0, true
+	for i, d := range all {
+		start, end := c.place(d.Offset)
+		size += int(end - start)
+		inRow = inRow && (i == 0 || d.Offset == all[i-1].Offset+1)
+	}
+	if inRow && 2*size >= len(c.Records) {
+		start, _ := c.place(all[0].Offset)
+		end := int(start) + size
+		return c.Records[start:end:end]
+	}
+	set := make([]byte, 0, size)
+	for _, d := range all {
+		start, end := c.place(d.Offset)
+		set = append(set, c.Records[start:end]...)
+	}
+	return set
 }
 
 func (cc *chunkCache) add(c engine.Chunk) indexedChunk {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ type Session struct {
 	mu struct {
 		sync.Mutex
 		queue    []Slice
+		unsent   int // bytes of records in queue
 		err      *Error
 		draining bool
 		alive    bool // a heartbeat was taken and not confirmed yet
@@ -145,35 +147,71 @@ func (s *Session) String() string { return fmt.Sprintf("session %d", s.ID) }
 
 func (s *Session) news(maxBytes int) (News, bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	size, n := 0, 0
 	for n < len(s.mu.queue) && (n == 0 || size < maxBytes) {
 		size += len(s.mu.queue[n].Records)
 		n++
 	}
-	news := News{Slices: s.mu.queue[:n:n], Drain: s.mu.draining, Alive: s.mu.alive}
+	news := News{Slices: slices.Clone(s.mu.queue[:n]), Drain: s.mu.draining, Alive: s.mu.alive}
+	clear(s.mu.queue[:n]) // what was taken is not kept alive by what follows it
 	s.mu.queue = s.mu.queue[n:]
 	if len(s.mu.queue) == 0 {
 		s.mu.queue = nil
 	}
 	s.mu.draining, s.mu.alive = false, false
+	wasFull := s.full()
+	s.mu.unsent -= size
+	room := wasFull && !s.full()
+	s.mu.Unlock()
+	if room {
+		s.room()
+	}
 	return news, n > 0 || news.Drain || news.Alive
 }
 
-// unsent takes the slices of a partition that were never sent.
-func (s *Session) unsent(partition uint32) (slices []Slice) {
+// MaxUnsentBytes is how many bytes of records may wait at a session to be sent. While there are as many, it is leased no more, whatever its credits are: what a
+// consumer does not read yet stays on disk. Each partition may go beyond it by what it leases at a time.
+const MaxUnsentBytes = 2 << 20
+
+// full tells whether no more may wait. Its caller holds the lock. What is pulled is taken at once when all is there, and bounded by that call.
+func (s *Session) full() bool { return !s.passing && s.mu.unsent >= MaxUnsentBytes }
+
+// unread is full for those who do not hold the lock.
+func (s *Session) unread() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.full()
+}
+
+// room lets shards lease to the session again.
+func (s *Session) room() {
+	s.budget.Lock()
+	s.budget.freed++
+	s.budget.Unlock()
+	s.group.creditsFree()
+}
+
+// unsent takes the slices of a partition that were never sent.
+func (s *Session) unsent(partition uint32) (taken []Slice) {
+	s.mu.Lock()
+	wasFull := s.full()
 	kept := s.mu.queue[:0]
 	for _, slice := range s.mu.queue {
 		if slice.Partition == partition {
-			slices = append(slices, slice)
+			taken = append(taken, slice)
+			s.mu.unsent -= len(slice.Records)
 		} else {
 			kept = append(kept, slice)
 		}
 	}
+	clear(s.mu.queue[len(kept):])
 	s.mu.queue = kept
-	return slices
+	room := wasFull && !s.full()
+	s.mu.Unlock()
+	if room {
+		s.room()
+	}
+	return taken
 }
 
 // Close ends the session. What it has leased goes to others; with crashed a loss is counted for what was sent to it.
@@ -204,6 +242,7 @@ func (s *Session) drain() {
 func (s *Session) push(slice Slice) {
 	s.mu.Lock()
 	s.mu.queue = append(s.mu.queue, slice)
+	s.mu.unsent += len(slice.Records)
 	s.mu.Unlock()
 	s.signal()
 }

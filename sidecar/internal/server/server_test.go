@@ -21,6 +21,7 @@ import (
 
 	adminv1 "github.com/typedmq/typedmq/schemas/gen/mq/admin/v1"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
+	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 	"github.com/typedmq/typedmq/sidecar/internal/server"
 )
 
@@ -481,5 +482,28 @@ func TestTail(t *testing.T) {
 	}
 	if n := read(&adminv1.TailRequest{Topic: "flights.departed", StopAtEnd: true}); n != 0 {
 		t.Errorf("from the end to the end gave %d", n)
+	}
+}
+
+// TestAnswersAreNotCompressed: also for clients that say they could read it. Requests may be.
+func TestAnswersAreNotCompressed(t *testing.T) {
+	h := newHarness(t)
+	h.declare([]string{flightMessage}, boardRPC)
+	h.publish("flights.departed", `{"origin":"SFO","flightId":"`+strings.Repeat("x", 100_000)+`"}`)
+	body := `{"group":"board","topic":"flights.departed","maxMessages":1,"wait":"5s"}`
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.url+brokerv1connect.BrokerServicePullProcedure, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept-Encoding", "gzip") // said here, it is not undone by the client
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK || len(text) < 100_000 || answer.Header.Get("Content-Encoding") != "" {
+		t.Fatalf("%d bytes in encoding %q, status %d, %v", len(text), answer.Header.Get("Content-Encoding"), answer.StatusCode, err)
 	}
 }
