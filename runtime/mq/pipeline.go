@@ -247,7 +247,7 @@ func (p *pipeline) flush(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.mu.closed {
+	if p.mu.closed || p.client.ctx.Err() != nil { // which has answered frames before it is closed
 		return ErrClosed
 	}
 	return nil
