@@ -73,7 +73,11 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar
 		return nil, err
 	}
 	s.scrub.start(ctx, s.engine, cfg.ScrubRate)
-	s.http = server.HTTPServer(server.Handler(s.broker, log, s.ready, telemetry.LogFailures(log)), log)
+	handler := server.Handler(s.broker, log, s.ready, telemetry.LogFailures(log))
+	if cfg.Profile {
+		handler = telemetry.Profiles(handler)
+	}
+	s.http = server.HTTPServer(handler, log)
 	if err := s.listen(ctx, cfg); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,8 @@ type Config struct {
 	BallastBytes int
 	// ScrubRate is how fast all that is stored is read in the background to find damage, in bytes per second: 64 KiB to 1 GiB, or 0 for never.
 	ScrubRate int
+	// Profile serves the Go profiles of the process under /debug/pprof on the Unix socket.
+	Profile bool
 	// LogLevel is the least level that is logged: "debug", "info", "warn" or "error".
 	LogLevel string
 	// LogFormat is "text" or "json".

@@ -48,9 +48,9 @@ func TestLaterSourcesWin(t *testing.T) {
 		{"relative paths", "data_dir: data\nsocket: run/mq.sock\n", nil, nil, func(c *config.Config) {
 			c.DataDir, c.Socket = "/srv/data", "/srv/run/mq.sock"
 		}},
-		{"a file", "listen: \"[::1]:0\"\nsocket: none\ndrain_timeout: 1m\nlease_ttl: 5s\nmax_message_bytes: 65536\nmin_free_bytes: 2 GiB\nballast_bytes: 0\nscrub_rate: 0\nlog_level: debug\nlog_format: json\n", nil, nil,
+		{"a file", "listen: \"[::1]:0\"\nsocket: none\ndrain_timeout: 1m\nlease_ttl: 5s\nmax_message_bytes: 65536\nmin_free_bytes: 2 GiB\nballast_bytes: 0\nscrub_rate: 0\nprofile: true\nlog_level: debug\nlog_format: json\n", nil, nil,
 			func(c *config.Config) {
-				c.Listen, c.Socket, c.DrainTimeout, c.LeaseTTL, c.MaxMessageBytes, c.ScrubRate = "[::1]:0", "none", time.Minute, 5*time.Second, 65536, 0
+				c.Listen, c.Socket, c.DrainTimeout, c.LeaseTTL, c.MaxMessageBytes, c.ScrubRate, c.Profile = "[::1]:0", "none", time.Minute, 5*time.Second, 65536, 0, true
 				c.MinFreeBytes, c.BallastBytes = 2<<30, 0
 				c.LogLevel, c.LogFormat = "debug", "json"
 			}},
@@ -137,6 +137,7 @@ func TestFaults(t *testing.T) {
 		{"lease too long", "", nil, map[string]string{"lease-ttl": "61s"}, `--lease-ttl: 1m1s is out of bounds; write 5s to 1m`},
 		{"lease with a fraction", "", nil, map[string]string{"lease-ttl": "5500ms"}, `--lease-ttl: 5.5s is no whole number of seconds; write one, such as 5s`},
 		{"a scrub too slow", "scrub_rate: 1KiB\n", nil, nil, `mq.yaml:1: scrub_rate: 1024 is out of bounds; write 65536 to 1073741824, or 0 for never`},
+		{"a profile of neither", "profile: yes please\n", nil, nil, `mq.yaml:1: profile: "yes please" is neither; write true or false`},
 		{"a scrub below nothing", "scrub_rate: -1\n", nil, nil, `mq.yaml:1: scrub_rate: -1 is out of bounds; write 65536 to 1073741824, or 0 for never`},
 		{"messages too large", "max_message_bytes: 4MiB\n", nil, nil, `mq.yaml:1: max_message_bytes: 4194304 is out of bounds; write 1 to 4128768`},
 		{"messages of nothing", "max_message_bytes: 0\n", nil, nil, `mq.yaml:1: max_message_bytes: 0 is out of bounds; write 1 to 4128768`},

@@ -118,7 +118,7 @@ func (l *loader) value(s setting, where string, n *yaml.Node) {
 	case n.Tag == "!!null":
 		l.fault(where, "has no value; write one, or remove the line")
 	case !l.set(s, where, n.Value):
-	case n.Tag != "!!str" && (!s.number || n.Tag != "!!int"):
+	case n.Tag != "!!str" && n.Tag != s.bare:
 		l.fault(where, "%s is %s; write text, in quotes if it is meant so", n.Value, kind(n))
 	}
 }

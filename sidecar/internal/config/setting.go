@@ -35,7 +35,7 @@ func Settings() []Setting {
 // setting knows how to read, write and check one field of Config. Errors of set and check read "what; what to write".
 type setting struct {
 	key, usage string
-	number     bool // a bare number of the file is meant as one
+	bare       string // the tag of what a bare value of the file may be beside text
 	show       func(Config) string
 	set        func(*Config, string) error
 	check      func(Config) error
@@ -113,25 +113,25 @@ func settings() []setting {
 			},
 		},
 		{
-			key: "max_message_bytes", usage: "largest payload of a message, whatever its topic allows", number: true,
+			key: "max_message_bytes", usage: "largest payload of a message, whatever its topic allows", bare: "!!int",
 			show:  func(c Config) string { return strconv.Itoa(c.MaxMessageBytes) },
 			set:   func(c *Config, v string) error { return setBytes(&c.MaxMessageBytes, v) },
 			check: func(c Config) error { return checkBytes(c.MaxMessageBytes, 1, maxMessageBytes) },
 		},
 		{
-			key: "min_free_bytes", usage: "free disk space below which publishing is refused", number: true,
+			key: "min_free_bytes", usage: "free disk space below which publishing is refused", bare: "!!int",
 			show:  func(c Config) string { return strconv.Itoa(c.MinFreeBytes) },
 			set:   func(c *Config, v string) error { return setBytes(&c.MinFreeBytes, v) },
 			check: func(c Config) error { return checkBytes(c.MinFreeBytes, leastFreeBytes, mostFreeBytes) },
 		},
 		{
-			key: "ballast_bytes", usage: "size of the file that is given away when the disk is full, 0 for none", number: true,
+			key: "ballast_bytes", usage: "size of the file that is given away when the disk is full, 0 for none", bare: "!!int",
 			show:  func(c Config) string { return strconv.Itoa(c.BallastBytes) },
 			set:   func(c *Config, v string) error { return setBytes(&c.BallastBytes, v) },
 			check: func(c Config) error { return checkBytes(c.BallastBytes, 0, mostFreeBytes) },
 		},
 		{
-			key: "scrub_rate", usage: "bytes per second at which all that is stored is read to find damage, 0 for never", number: true,
+			key: "scrub_rate", usage: "bytes per second at which all that is stored is read to find damage, 0 for never", bare: "!!int",
 			show: func(c Config) string { return strconv.Itoa(c.ScrubRate) },
 			set:  func(c *Config, v string) error { return setBytes(&c.ScrubRate, v) },
 			check: func(c Config) error {
@@ -140,6 +140,19 @@ func settings() []setting {
 				}
 				return nil
 			},
+		},
+		{
+			key: "profile", usage: "serve Go's profiles under /debug/pprof on the Unix socket: true or false", bare: "!!bool",
+			show: func(c Config) string { return strconv.FormatBool(c.Profile) },
+			set: func(c *Config, v string) error {
+				switch v {
+				case "true", "false":
+					c.Profile = v == "true"
+					return nil
+				}
+				return fmt.Errorf("%q is neither; write true or false", v)
+			},
+			check: func(Config) error { return nil },
 		},
 		{
 			key: "log_level", usage: "least level that is logged: debug, info, warn or error",

@@ -129,6 +129,130 @@ func (x *Once) GetBody() []byte {
 	return nil
 }
 
+// Job is a message of a topic with one group.
+type Job struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Body  []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// When it was to be published, in nanoseconds since 1970.
+	IntendedNs    uint64 `protobuf:"fixed64,3,opt,name=intended_ns,json=intendedNs,proto3" json:"intended_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_bench_v1_bench_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_bench_v1_bench_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_bench_v1_bench_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Job) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Job) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Job) GetIntendedNs() uint64 {
+	if x != nil {
+		return x.IntendedNs
+	}
+	return 0
+}
+
+// Event is a message of a topic with any number of groups.
+type Event struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Body  []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// When it was to be published, in nanoseconds since 1970.
+	IntendedNs    uint64 `protobuf:"fixed64,3,opt,name=intended_ns,json=intendedNs,proto3" json:"intended_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_bench_v1_bench_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_bench_v1_bench_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_bench_v1_bench_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Event) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Event) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Event) GetIntendedNs() uint64 {
+	if x != nil {
+		return x.IntendedNs
+	}
+	return 0
+}
+
 var File_bench_v1_bench_proto protoreflect.FileDescriptor
 
 const file_bench_v1_bench_proto_rawDesc = "" +
@@ -142,10 +266,42 @@ const file_bench_v1_bench_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tB\x06\xa2\x9f\x19\x02\b\x01R\x03key\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body:\x13\xa2\x9f\x19\x0f\n" +
 	"\x04once\x10\x05:\x05\n" +
-	"\x03\b\xd8\x042r\n" +
+	"\x03\b\xd8\x04\"d\n" +
+	"\x03Job\x12\x18\n" +
+	"\x03key\x18\x01 \x01(\tB\x06\xa2\x9f\x19\x02\b\x01R\x03key\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x1f\n" +
+	"\vintended_ns\x18\x03 \x01(\x06R\n" +
+	"intendedNs:\x0e\xa2\x9f\x19\n" +
+	"\n" +
+	"\x04jobs\x10\x10\x18\x02\"f\n" +
+	"\x05Event\x12\x18\n" +
+	"\x03key\x18\x01 \x01(\tB\x06\xa2\x9f\x19\x02\b\x01R\x03key\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x1f\n" +
+	"\vintended_ns\x18\x03 \x01(\x06R\n" +
+	"intendedNs:\x0e\xa2\x9f\x19\n" +
+	"\n" +
+	"\x06events\x10\x102r\n" +
 	"\x04Load\x121\n" +
 	"\x05Plain\x12\x10.bench.v1.Sample\x1a\x16.google.protobuf.Empty\x121\n" +
-	"\aDeduped\x12\x0e.bench.v1.Once\x1a\x16.google.protobuf.Empty\x1a\x04\xa2\x9f\x19\x00B7Z5github.com/typedmq/typedmq/bench/gen/bench/v1;benchv1b\x06proto3"
+	"\aDeduped\x12\x0e.bench.v1.Once\x1a\x16.google.protobuf.Empty\x1a\x04\xa2\x9f\x19\x002n\n" +
+	"\x06Stream\x12.\n" +
+	"\x05Queue\x12\r.bench.v1.Job\x1a\x16.google.protobuf.Empty\x12.\n" +
+	"\x03Fan\x12\x0f.bench.v1.Event\x1a\x16.google.protobuf.Empty\x1a\x04\xa2\x9f\x19\x002M\n" +
+	"\aWorkers\x12-\n" +
+	"\x04Work\x12\r.bench.v1.Job\x1a\x16.google.protobuf.Empty\x1a\x13\xaa\x9f\x19\x0f\n" +
+	"\aworkers\x12\x04 \x80\x80\x012Q\n" +
+	"\bReaders1\x12/\n" +
+	"\x04Read\x12\x0f.bench.v1.Event\x1a\x16.google.protobuf.Empty\x1a\x14\xaa\x9f\x19\x10\n" +
+	"\breaders1\x12\x04 \x80\x80\x012Q\n" +
+	"\bReaders2\x12/\n" +
+	"\x04Read\x12\x0f.bench.v1.Event\x1a\x16.google.protobuf.Empty\x1a\x14\xaa\x9f\x19\x10\n" +
+	"\breaders2\x12\x04 \x80\x80\x012Q\n" +
+	"\bReaders3\x12/\n" +
+	"\x04Read\x12\x0f.bench.v1.Event\x1a\x16.google.protobuf.Empty\x1a\x14\xaa\x9f\x19\x10\n" +
+	"\breaders3\x12\x04 \x80\x80\x012Q\n" +
+	"\bReaders4\x12/\n" +
+	"\x04Read\x12\x0f.bench.v1.Event\x1a\x16.google.protobuf.Empty\x1a\x14\xaa\x9f\x19\x10\n" +
+	"\breaders4\x12\x04 \x80\x80\x01B7Z5github.com/typedmq/typedmq/bench/gen/bench/v1;benchv1b\x06proto3"
 
 var (
 	file_bench_v1_bench_proto_rawDescOnce sync.Once
@@ -159,19 +315,35 @@ func file_bench_v1_bench_proto_rawDescGZIP() []byte {
 	return file_bench_v1_bench_proto_rawDescData
 }
 
-var file_bench_v1_bench_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_bench_v1_bench_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_bench_v1_bench_proto_goTypes = []any{
 	(*Sample)(nil),        // 0: bench.v1.Sample
 	(*Once)(nil),          // 1: bench.v1.Once
-	(*emptypb.Empty)(nil), // 2: google.protobuf.Empty
+	(*Job)(nil),           // 2: bench.v1.Job
+	(*Event)(nil),         // 3: bench.v1.Event
+	(*emptypb.Empty)(nil), // 4: google.protobuf.Empty
 }
 var file_bench_v1_bench_proto_depIdxs = []int32{
 	0, // 0: bench.v1.Load.Plain:input_type -> bench.v1.Sample
 	1, // 1: bench.v1.Load.Deduped:input_type -> bench.v1.Once
-	2, // 2: bench.v1.Load.Plain:output_type -> google.protobuf.Empty
-	2, // 3: bench.v1.Load.Deduped:output_type -> google.protobuf.Empty
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	2, // 2: bench.v1.Stream.Queue:input_type -> bench.v1.Job
+	3, // 3: bench.v1.Stream.Fan:input_type -> bench.v1.Event
+	2, // 4: bench.v1.Workers.Work:input_type -> bench.v1.Job
+	3, // 5: bench.v1.Readers1.Read:input_type -> bench.v1.Event
+	3, // 6: bench.v1.Readers2.Read:input_type -> bench.v1.Event
+	3, // 7: bench.v1.Readers3.Read:input_type -> bench.v1.Event
+	3, // 8: bench.v1.Readers4.Read:input_type -> bench.v1.Event
+	4, // 9: bench.v1.Load.Plain:output_type -> google.protobuf.Empty
+	4, // 10: bench.v1.Load.Deduped:output_type -> google.protobuf.Empty
+	4, // 11: bench.v1.Stream.Queue:output_type -> google.protobuf.Empty
+	4, // 12: bench.v1.Stream.Fan:output_type -> google.protobuf.Empty
+	4, // 13: bench.v1.Workers.Work:output_type -> google.protobuf.Empty
+	4, // 14: bench.v1.Readers1.Read:output_type -> google.protobuf.Empty
+	4, // 15: bench.v1.Readers2.Read:output_type -> google.protobuf.Empty
+	4, // 16: bench.v1.Readers3.Read:output_type -> google.protobuf.Empty
+	4, // 17: bench.v1.Readers4.Read:output_type -> google.protobuf.Empty
+	9, // [9:18] is the sub-list for method output_type
+	0, // [0:9] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -188,9 +360,9 @@ func file_bench_v1_bench_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bench_v1_bench_proto_rawDesc), len(file_bench_v1_bench_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   7,
 		},
 		GoTypes:           file_bench_v1_bench_proto_goTypes,
 		DependencyIndexes: file_bench_v1_bench_proto_depIdxs,

@@ -33,6 +33,24 @@ func OnceTopic() mq.Topic[*benchv1.Once] {
 	})
 }
 
+// JobTopic is the topic "jobs".
+//
+// Job is a message of a topic with one group.
+func JobTopic() mq.Topic[*benchv1.Job] {
+	return mq.NewTopic("jobs", func(m *benchv1.Job, r *mq.Record) {
+		r.Key = []byte(m.GetKey())
+	})
+}
+
+// EventTopic is the topic "events".
+//
+// Event is a message of a topic with any number of groups.
+func EventTopic() mq.Topic[*benchv1.Event] {
+	return mq.NewTopic("events", func(m *benchv1.Event, r *mq.Record) {
+		r.Key = []byte(m.GetKey())
+	})
+}
+
 // LoadPublisher publishes the messages of bench.v1.Load.
 //
 // Load publishes what is measured.
@@ -73,4 +91,136 @@ func (p *loadPublisher) Plain(ctx context.Context, msg *benchv1.Sample, opts ...
 
 func (p *loadPublisher) Deduped(ctx context.Context, msg *benchv1.Once, opts ...mq.PublishOption) (mq.Receipt, error) {
 	return p.deduped.Publish(ctx, msg, opts...)
+}
+
+// StreamPublisher publishes the messages of bench.v1.Stream.
+//
+// Stream publishes the messages that go end to end.
+type StreamPublisher interface {
+	// Queue publishes to the topic "jobs".
+	Queue(ctx context.Context, msg *benchv1.Job, opts ...mq.PublishOption) (mq.Receipt, error)
+	// Fan publishes to the topic "events".
+	Fan(ctx context.Context, msg *benchv1.Event, opts ...mq.PublishOption) (mq.Receipt, error)
+}
+
+// NewStreamPublisher returns a publisher whose messages go to sender: a *mq.Client, a *mq.Tx or an outbox. It is as safe for concurrent
+// use as that is.
+func NewStreamPublisher(sender mq.Sender) StreamPublisher {
+	return &streamPublisher{
+		queue: NewStreamQueue(sender),
+		fan:   NewStreamFan(sender),
+	}
+}
+
+// NewStreamQueue returns the publisher behind Queue, which publishes asynchronously and in batches, too.
+func NewStreamQueue(sender mq.Sender) *mq.Publisher[*benchv1.Job] {
+	return mq.NewPublisher(sender, JobTopic())
+}
+
+// NewStreamFan returns the publisher behind Fan, which publishes asynchronously and in batches, too.
+func NewStreamFan(sender mq.Sender) *mq.Publisher[*benchv1.Event] {
+	return mq.NewPublisher(sender, EventTopic())
+}
+
+type streamPublisher struct {
+	queue *mq.Publisher[*benchv1.Job]
+	fan   *mq.Publisher[*benchv1.Event]
+}
+
+func (p *streamPublisher) Queue(ctx context.Context, msg *benchv1.Job, opts ...mq.PublishOption) (mq.Receipt, error) {
+	return p.queue.Publish(ctx, msg, opts...)
+}
+
+func (p *streamPublisher) Fan(ctx context.Context, msg *benchv1.Event, opts ...mq.PublishOption) (mq.Receipt, error) {
+	return p.fan.Publish(ctx, msg, opts...)
+}
+
+// WorkersConsumer handles the messages of bench.v1.Workers for the group "workers".
+//
+// Workers handles jobs.
+type WorkersConsumer interface {
+	// Work handles a message of the topic "jobs".
+	Work(ctx context.Context, msg *benchv1.Job) error
+}
+
+// RegisterWorkersConsumer makes worker hand these messages to consumer, which it calls concurrently.
+func RegisterWorkersConsumer(worker *mq.Worker, consumer WorkersConsumer) {
+	mq.Handle(worker, mq.Subscription{
+		Group: "workers",
+		Topic: "jobs",
+		RPC:   "bench.v1.Workers/Work",
+		File:  benchv1.File_bench_v1_bench_proto,
+	}, consumer.Work)
+}
+
+// Readers1Consumer handles the messages of bench.v1.Readers1 for the group "readers1".
+//
+// Readers1 handles events.
+type Readers1Consumer interface {
+	// Read handles a message of the topic "events".
+	Read(ctx context.Context, msg *benchv1.Event) error
+}
+
+// RegisterReaders1Consumer makes worker hand these messages to consumer, which it calls concurrently.
+func RegisterReaders1Consumer(worker *mq.Worker, consumer Readers1Consumer) {
+	mq.Handle(worker, mq.Subscription{
+		Group: "readers1",
+		Topic: "events",
+		RPC:   "bench.v1.Readers1/Read",
+		File:  benchv1.File_bench_v1_bench_proto,
+	}, consumer.Read)
+}
+
+// Readers2Consumer handles the messages of bench.v1.Readers2 for the group "readers2".
+//
+// Readers2 handles events.
+type Readers2Consumer interface {
+	// Read handles a message of the topic "events".
+	Read(ctx context.Context, msg *benchv1.Event) error
+}
+
+// RegisterReaders2Consumer makes worker hand these messages to consumer, which it calls concurrently.
+func RegisterReaders2Consumer(worker *mq.Worker, consumer Readers2Consumer) {
+	mq.Handle(worker, mq.Subscription{
+		Group: "readers2",
+		Topic: "events",
+		RPC:   "bench.v1.Readers2/Read",
+		File:  benchv1.File_bench_v1_bench_proto,
+	}, consumer.Read)
+}
+
+// Readers3Consumer handles the messages of bench.v1.Readers3 for the group "readers3".
+//
+// Readers3 handles events.
+type Readers3Consumer interface {
+	// Read handles a message of the topic "events".
+	Read(ctx context.Context, msg *benchv1.Event) error
+}
+
+// RegisterReaders3Consumer makes worker hand these messages to consumer, which it calls concurrently.
+func RegisterReaders3Consumer(worker *mq.Worker, consumer Readers3Consumer) {
+	mq.Handle(worker, mq.Subscription{
+		Group: "readers3",
+		Topic: "events",
+		RPC:   "bench.v1.Readers3/Read",
+		File:  benchv1.File_bench_v1_bench_proto,
+	}, consumer.Read)
+}
+
+// Readers4Consumer handles the messages of bench.v1.Readers4 for the group "readers4".
+//
+// Readers4 handles events.
+type Readers4Consumer interface {
+	// Read handles a message of the topic "events".
+	Read(ctx context.Context, msg *benchv1.Event) error
+}
+
+// RegisterReaders4Consumer makes worker hand these messages to consumer, which it calls concurrently.
+func RegisterReaders4Consumer(worker *mq.Worker, consumer Readers4Consumer) {
+	mq.Handle(worker, mq.Subscription{
+		Group: "readers4",
+		Topic: "events",
+		RPC:   "bench.v1.Readers4/Read",
+		File:  benchv1.File_bench_v1_bench_proto,
+	}, consumer.Read)
 }
