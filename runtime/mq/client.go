@@ -22,14 +22,14 @@ type Client struct {
 	ctx context.Context
 	end context.CancelCauseFunc
 
-	encodings sync.Pool // of *[]byte, each used by one Publish call at a time
+	drafts sync.Pool // of *draft, each used by one Publish call at a time
 
 	publish PublishFunc // send within the interceptors; nil if there are none
 
-	// Publishes that run in goroutines of their own, and what is closed when they have ended.
+	// Publishes that run in goroutines of their own.
 	beside struct {
 		sync.Mutex
-		running map[*Pending]chan struct{}
+		running map[*answers]struct{}
 	}
 
 	pipeline  *pipeline
@@ -50,9 +50,9 @@ func newClient(
 	hooks hook.Hooks,
 ) *Client {
 	c := &Client{broker: broker, name: options.name, log: options.logger, hooks: hooks, ctx: life, end: end}
-	c.encodings.New = func() any { return new([]byte) }
+	c.drafts.New = func() any { return new(draft) }
 	c.topics.byName = make(map[topicKey]*topic)
-	c.beside.running = make(map[*Pending]chan struct{})
+	c.beside.running = make(map[*answers]struct{})
 	if len(options.interceptors) > 0 {
 		c.publish = intercept(options.interceptors, c.send)
 	}

@@ -18,103 +18,128 @@ const (
 // maxNumbersAhead bounds the numbers of batches from the first one that is not answered: the sidecar remembers 1,024 answers of a producer.
 const maxNumbersAhead = 512
 
-// entry is one Publish call that waits for its answer. Its state is guarded by the pipeline's lock.
-type entry struct {
-	state      entryState
-	start, end int // its record in the batch
-	id         string
-	priority   uint32
-	answer     chan answer // of capacity 1; written once, by the pipeline
-}
-
-type entryState uint8
-
-const (
-	queued    entryState = iota
-	sent                 // on the wire at least once
-	answered             // the answer is in the channel, or about to be
-	abandoned            // nobody waits any more
-)
-
-type answer struct {
-	receipt Receipt
-	err     error
-}
-
 // batch is records of one topic that the sidecar takes or refuses together.
 //
-// Once it was sent it has a number and does not change, whoever abandons his entry, until the sidecar has answered: by the number and the records
+// Once it was sent it has a number and does not change, whoever abandons his record, until the sidecar has answered: by the number and the records
 // it recognises a batch that it has stored already.
+//
+// Its memory is the pipeline's: records are copied into it, and the calls that wait know its answers, which refer to no record. So when its frame is
+// answered, nobody can read it any more and it serves another one.
 type batch struct {
 	topic   *topic
-	number  uint64 // 0 until it is sent
-	records []byte // encoding of a RecordSet
-	entries []*entry
+	number  uint64   // 0 until it is sent
+	records []byte   // encoding of a RecordSet
+	ends    []uint32 // of each record
+	answers *answers
 
+	// Guarded by the pipeline's lock, also once the batch is on its way.
+	sent       bool // on the wire at least once, also as part of what was split
+	abandoned  []bool
+	given      int  // records that are abandoned, for which abandoned is as long as ends; else it is empty
 	redeclared bool // the topic was declared again for this batch
 }
 
 func (b *batch) size() int { return len(b.records) + len(b.topic.name) + batchOverhead }
 
-// add appends an entry whose record is encoded.
-func (b *batch) add(e *entry, encoded []byte) {
-	e.start = len(b.records)
+// add appends an encoded record and returns its index.
+func (b *batch) add(encoded []byte) int {
+	if n := len(b.records) + len(encoded); n > cap(b.records) {
+		b.records = slices.Grow(b.records, max(n, 2*cap(b.records), minBatchMemory)-len(b.records))
+	}
 	b.records = append(b.records, encoded...)
-	e.end = len(b.records)
-	b.entries = append(b.entries, e)
+	b.ends = append(b.ends, uint32(len(b.records)))
+	return len(b.ends) - 1
 }
 
-// drop removes the abandoned entries and their records. Of a batch that was sent it removes all or none.
+// minBatchMemory is what a batch begins with: memory grows by doubling, since fresh memory is dear.
+const minBatchMemory = 4 << 10
+
+// abandon notes that nobody waits for a record any more.
+func (b *batch) abandon(i int) {
+	b.abandoned = append(b.abandoned, make([]bool, len(b.ends)-len(b.abandoned))...) // it may be added to between calls
+	if !b.abandoned[i] {
+		b.abandoned[i] = true
+		b.given++
+	}
+}
+
+func (b *batch) isAbandoned(i int) bool { return i < len(b.abandoned) && b.abandoned[i] }
+
+// drop removes the abandoned records. Of a batch that was sent it removes all or none.
 func (b *batch) drop() {
-	if b.number != 0 && slices.ContainsFunc(b.entries, func(e *entry) bool { return e.state != abandoned }) {
+	if b.given == 0 || b.number != 0 && b.given < len(b.ends) {
 		return
 	}
-	kept, bytes := b.entries[:0], b.records[:0]
-	for _, e := range b.entries {
-		if e.state == abandoned {
+	kept, bytes := b.ends[:0], b.records[:0]
+	places := make([]int32, len(b.ends))
+	start := uint32(0)
+	for i, end := range b.ends {
+		record := b.records[start:end]
+		start = end
+		if b.isAbandoned(i) {
+			places[i] = nowhere
 			continue
 		}
-		start := len(bytes)
-		if start == e.start {
-			bytes = b.records[:e.end]
-		} else {
-			bytes = append(bytes, b.records[e.start:e.end]...) // moves to the left only
-		}
-		e.start, e.end = start, len(bytes)
-		kept = append(kept, e)
+		places[i] = int32(len(kept))
+		bytes = append(bytes, record...) // moves to the left only
+		kept = append(kept, uint32(len(bytes)))
 	}
-	clear(b.entries[len(kept):])
-	b.entries, b.records = kept, bytes
+	b.ends, b.records = kept, bytes
+	b.abandoned, b.given = b.abandoned[:0], 0
+	b.answers.move(places)
 }
 
-// split halves a batch of more than one entry, which was refused. The halves share its memory but no part of it, and have no numbers yet.
+// split halves a batch of more than one record, which was refused. The halves share its memory but no part of it, and have no numbers yet.
 func (b *batch) split() (first, second *batch) {
-	middle := len(b.entries) / 2
-	cut := b.entries[middle].start
-	first = &batch{topic: b.topic, redeclared: b.redeclared, records: b.records[:cut:cut], entries: b.entries[:middle:middle]}
-	second = &batch{topic: b.topic, redeclared: b.redeclared, records: b.records[cut:], entries: b.entries[middle:]}
-	for _, e := range second.entries {
-		e.start, e.end = e.start-cut, e.end-cut
+	middle := len(b.ends) / 2
+	cut := b.ends[middle-1]
+	first = &batch{topic: b.topic, records: b.records[:cut:cut], ends: b.ends[:middle:middle]}
+	second = &batch{topic: b.topic, records: b.records[cut:], ends: b.ends[middle:]}
+	for i := range second.ends {
+		second.ends[i] -= cut
+	}
+	for _, half := range []*batch{first, second} {
+		half.redeclared, half.sent = b.redeclared, b.sent
+		half.answers = newAnswers(half)
+	}
+	for i := range b.abandoned {
+		switch {
+		case !b.isAbandoned(i):
+		case i < middle:
+			first.abandon(i)
+		default:
+			second.abandon(i - middle)
+		}
 	}
 	return first, second
 }
 
 // frame is what is sent and answered at once.
 type frame struct {
-	batches []*batch
+	batches []*batch // not answered yet
+	begun   []*batch // all that it began with, one for each topic, whose memory it holds
 	byTopic map[*topic]*batch
+	latest  *batch // the one that was added to last
 	bytes   int
 	records int
 }
 
 func newFrame() *frame { return &frame{byTopic: make(map[*topic]*batch)} }
 
+// batch returns the batch of a topic, nil if there is none.
+func (f *frame) batch(t *topic) *batch {
+	if f.latest != nil && f.latest.topic == t {
+		return f.latest
+	}
+	return f.byTopic[t]
+}
+
 // fits reports whether a record of n bytes may be added.
 func (f *frame) fits(t *topic, n int) bool {
 	if f.records == maxFrameRecords {
 		return false
 	}
-	if f.byTopic[t] == nil {
+	if f.batch(t) == nil {
 		if len(f.batches) == maxFrameBatches {
 			return false
 		}
@@ -123,17 +148,20 @@ func (f *frame) fits(t *topic, n int) bool {
 	return f.bytes+n <= maxFrameBytes
 }
 
-func (f *frame) add(t *topic, e *entry, encoded []byte) {
-	b := f.byTopic[t]
-	if b == nil {
-		b = &batch{topic: t}
-		f.byTopic[t] = b
-		f.batches = append(f.batches, b)
-		f.bytes += b.size()
-	}
-	b.add(e, encoded)
+// begin adds an empty batch for a topic that has none.
+func (f *frame) begin(b *batch) {
+	f.byTopic[b.topic] = b
+	f.batches = append(f.batches, b)
+	f.begun = append(f.begun, b)
+	f.bytes += b.size()
+}
+
+// add adds a record to the topic's batch.
+func (f *frame) add(b *batch, encoded []byte) (index int) {
+	f.latest = b
 	f.bytes += len(encoded)
 	f.records++
+	return b.add(encoded)
 }
 
 // unanswered is the lowest number of a batch, 0 if none has one.

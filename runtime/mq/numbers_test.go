@@ -177,7 +177,9 @@ func TestFrameHoldsSoManyTopics(t *testing.T) {
 		if !f.fits(last, 1) {
 			t.Fatalf("topic %d does not fit", i)
 		}
-		f.add(last, &entry{}, []byte{0})
+		b := (&pipeline{}).newBatchLocked(last)
+		f.begin(b)
+		f.add(b, []byte{0})
 	}
 	if f.fits(&topic{name: "one more"}, 1) || !f.fits(last, 1) {
 		t.Error("the bound is another one")

@@ -42,7 +42,7 @@ func WithClientName(name string) Option {
 	return func(o *clientOptions) { o.name = name }
 }
 
-// PublishOption changes the record of one published message.
+// PublishOption changes the record of one published message. It must not keep the record.
 type PublishOption func(*Record)
 
 // WithKey replaces the key that the message's annotations derive. Messages of equal keys share a partition. The client

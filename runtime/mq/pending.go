@@ -4,38 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 )
 
-// Pending is a message that [Publisher.PublishAsync] was called for. It is safe for concurrent use.
-type Pending struct {
-	topic string
-	// The answer is put back by who takes it, for the next.
-	answer chan answer
-}
+// Pending is a message that [Publisher.PublishAsync] was called for. It is safe for concurrent use. It keeps the answers to all messages of its topic
+// that were sent at once with it, some 12 bytes for each: do not keep many for long.
+type Pending struct{ ticket ticket }
 
 // Wait returns what Publish would once the message is durable or refused. When ctx ends first, the call returns its error, and the message is
 // published all the same.
 func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
-	select {
-	case a := <-p.answer:
-		return p.result(a)
-	default:
+	receipt, err, answered := p.ticket.wait(ctx)
+	switch {
+	case !answered:
+		return Receipt{}, fmt.Errorf("publish to %q: not answered yet: %w", p.ticket.answers.topic, ctx.Err())
+	case err != nil:
+		return Receipt{}, fmt.Errorf("publish to %q: %w", p.ticket.answers.topic, err)
 	}
-	select {
-	case a := <-p.answer:
-		return p.result(a)
-	case <-ctx.Done():
-		return Receipt{}, fmt.Errorf("publish to %q: not answered yet: %w", p.topic, ctx.Err())
-	}
-}
-
-func (p *Pending) result(a answer) (Receipt, error) {
-	p.answer <- a
-	if a.err != nil {
-		return Receipt{}, fmt.Errorf("publish to %q: %w", p.topic, a.err)
-	}
-	return a.receipt, nil
+	return receipt, nil
 }
 
 // PublishAsync is Publish without the wait for the answer: it returns once the message is queued, or refused before that. Messages that one
@@ -45,72 +33,60 @@ func (p *Pending) result(a answer) (Receipt, error) {
 // declared yet, PublishAsync waits until ctx is done. Afterwards ctx does not matter: the message is sent until it is answered or the client is
 // closed, which answers it with [ErrClosed]. [Client.Flush] waits for all. Errors are told by [Pending.Wait] only.
 func (p *Publisher[M]) PublishAsync(ctx context.Context, msg M, opts ...PublishOption) *Pending {
+	if p.direct() {
+		t, err := p.queue(ctx, msg, opts)
+		if err != nil {
+			t = ticket{answers: settled(p.topic.name, Receipt{}, err)}
+		}
+		return &Pending{t}
+	}
 	publication, err := p.prepare(msg, opts)
 	if err != nil {
-		return pendingWith(p.topic, answer{err: err})
+		return &Pending{ticket{answers: settled(p.topic.name, Receipt{}, err)}}
 	}
 	if p.client == nil {
 		receipt, err := p.sender.Send(ctx, publication)
-		return pendingWith(p.topic, answer{receipt, err})
+		return &Pending{ticket{answers: settled(p.topic.name, receipt, err)}}
 	}
 	publication.detached = true
-	if p.client.publish != nil {
-		return p.client.publishBeside(ctx, publication)
-	}
-	e, err := p.client.enqueue(ctx, publication)
-	if err != nil {
-		return pendingWith(p.topic, answer{err: err})
-	}
-	return &Pending{p.topic.name, e.answer}
-}
-
-// pendingWith is the pending message whose answer is known.
-func pendingWith(t *topic, a answer) *Pending {
-	p := &Pending{t.name, make(chan answer, 1)}
-	p.answer <- a
-	return p
+	return &Pending{ticket{answers: p.client.publishBeside(ctx, publication)}}
 }
 
 // publishBeside publishes through the interceptors in a goroutine, and returns when the record is queued, so that order is kept.
-func (c *Client) publishBeside(ctx context.Context, publication *Publication) *Pending {
-	p := &Pending{publication.topic.name, make(chan answer, 1)}
+func (c *Client) publishBeside(ctx context.Context, publication *Publication) *answers {
+	a := &answers{topic: publication.topic.name, done: make(chan struct{})}
 	publication.queued = make(chan struct{}, 1)
-	done := make(chan struct{})
 	c.beside.Lock()
-	c.beside.running[p] = done
+	c.beside.running[a] = struct{}{}
 	c.beside.Unlock()
 	go func() {
-		a := answer{err: errors.New("an interceptor ended its goroutine")}
+		receipt, err := Receipt{}, errors.New("an interceptor ended its goroutine")
 		defer func() {
 			if v := recover(); v != nil {
-				a = answer{err: fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())}
+				receipt, err = Receipt{}, fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
 			}
-			p.answer <- a
+			a.settle(receipt, err) // before it is forgotten: Flush waits for what is not
 			c.beside.Lock()
-			delete(c.beside.running, p)
+			delete(c.beside.running, a)
 			c.beside.Unlock()
-			close(done)
 		}()
-		a.receipt, a.err = c.publish(ctx, publication)
+		receipt, err = c.publish(ctx, publication)
 	}()
 	select {
 	case <-publication.queued:
-	case <-done:
+	case <-a.done:
 	}
-	return p
+	return a
 }
 
 // settleBeside waits for the goroutines of publishBeside that run now.
 func (c *Client) settleBeside(ctx context.Context) error {
 	c.beside.Lock()
-	var running []chan struct{}
-	for _, done := range c.beside.running {
-		running = append(running, done)
-	}
+	running := slices.Collect(maps.Keys(c.beside.running))
 	c.beside.Unlock()
-	for _, done := range running {
+	for _, a := range running {
 		select {
-		case <-done:
+		case <-a.done:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -141,28 +117,29 @@ type Result struct {
 // them. It is no transaction: a message that is refused does not hinder the others. The error of a message is as that of Publish.
 func (p *Publisher[M]) PublishBatch(ctx context.Context, msgs []M, opts ...PublishOption) []Result {
 	results := make([]Result, len(msgs))
-	waits := make([]func() (Receipt, error), len(msgs))
+	tickets := make([]ticket, len(msgs)) // those without answers have their result
 	for i, msg := range msgs {
+		if p.direct() {
+			tickets[i], results[i].Err = p.queue(ctx, msg, opts)
+			continue
+		}
 		publication, err := p.prepare(msg, opts)
 		switch {
 		case err != nil:
+			results[i].Err = err
 		case p.client == nil:
-			results[i].Receipt, err = p.sender.Send(ctx, publication)
-		case p.client.publish != nil:
-			// The answer heeds the context by itself.
-			pending := p.client.publishBeside(ctx, publication)
-			waits[i] = func() (Receipt, error) { a := <-pending.answer; return a.receipt, a.err }
+			results[i].Receipt, results[i].Err = p.sender.Send(ctx, publication)
 		default:
-			var e *entry
-			if e, err = p.client.enqueue(ctx, publication); err == nil {
-				waits[i] = func() (Receipt, error) { return p.client.pipeline.wait(ctx, e) }
-			}
+			tickets[i].answers = p.client.publishBeside(ctx, publication)
 		}
-		results[i].Err = err
 	}
-	for i := range results {
-		if waits[i] != nil {
-			results[i].Receipt, results[i].Err = waits[i]()
+	waiting := ctx
+	if !p.direct() {
+		waiting = context.Background() // what interceptors publish heeds the context by itself
+	}
+	for i, t := range tickets {
+		if t.answers != nil {
+			results[i].Receipt, results[i].Err = p.client.pipeline.wait(waiting, t)
 		}
 		if results[i].Err != nil {
 			results[i] = Result{Err: fmt.Errorf("publish to %q: %w", p.topic.name, results[i].Err)}

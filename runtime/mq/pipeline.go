@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -36,10 +38,12 @@ type pipeline struct {
 	mu struct {
 		sync.Mutex
 		frames  []*frame // the last one is open
-		spare   *frame   // done with, for reuse
+		spare   []*batch // done with, for reuse of their memory
+		kept    int      // bytes of it
+		frame   *frame   // done with, for reuse; nil if there is none
 		bytes   int
 		records int
-		space   chan struct{} // closed and replaced when frames get shorter
+		space   chan struct{} // closed when there is less queued or no more is taken; nil if nobody waits
 		closed  bool
 		begun   uint64        // frames that were begun, ever
 		done    uint64        // those of them that were answered; in this order
@@ -54,48 +58,33 @@ type pipeline struct {
 	sequence uint64
 	producer []byte // names the client to sidecars
 	numbered uint64 // the last number that a batch was given
+	aging    *time.Timer
 }
 
 func newPipeline(c *Client) *pipeline {
 	p := &pipeline{client: c, work: make(chan struct{}, 1), declared: make(map[*topic]bool), producer: make([]byte, 16)}
 	_, _ = rand.Read(p.producer) // it never fails
-	p.mu.space = make(chan struct{})
+	p.aging = time.NewTimer(keepMemory)
+	p.aging.Stop()
 	return p
 }
 
 // queue queues an encoded record, which has that id and priority. It does not keep encoded.
-func (p *pipeline) queue(ctx context.Context, t *topic, encoded []byte, id string, priority uint32) (*entry, error) {
+func (p *pipeline) queue(ctx context.Context, t *topic, encoded []byte, id string, priority uint32) (ticket, error) {
 	if n := len(encoded) + len(t.name) + batchOverhead; n > maxFrameBytes {
-		return nil, messageTooLarge(n, maxFrameBytes)
+		return ticket{}, messageTooLarge(n, maxFrameBytes)
 	}
-	e := &entry{id: id, priority: priority, answer: make(chan answer, 1)}
-	if err := p.enqueue(ctx, t, e, encoded); err != nil {
-		return nil, err
-	}
-	return e, nil
-}
-
-// wait returns the answer of an entry, or abandons it when ctx ends.
-func (p *pipeline) wait(ctx context.Context, e *entry) (Receipt, error) {
-	select {
-	case a := <-e.answer:
-		return a.receipt, a.err
-	case <-ctx.Done():
-		return p.abandon(ctx, e)
-	}
-}
-
-func (p *pipeline) enqueue(ctx context.Context, t *topic, e *entry, encoded []byte) error {
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return ticket{}, err
 		}
-		space, err := p.offer(t, e, encoded)
+		queued, space, err := p.offer(t, encoded)
 		if err != nil {
-			return err
+			return ticket{}, err
 		}
 		if space == nil {
-			return nil
+			queued.id, queued.priority = id, priority
+			return queued, nil
 		}
 		select {
 		case <-space:
@@ -104,50 +93,67 @@ func (p *pipeline) enqueue(ctx context.Context, t *topic, e *entry, encoded []by
 	}
 }
 
+// wait returns the answer to a record, or abandons it when ctx ends.
+func (p *pipeline) wait(ctx context.Context, t ticket) (Receipt, error) {
+	if receipt, err, answered := t.wait(ctx); answered {
+		return receipt, err
+	}
+	return p.abandon(ctx, t)
+}
+
 // offer queues the record, or returns a channel that closes when there may be space for it.
-func (p *pipeline) offer(t *topic, e *entry, encoded []byte) (space <-chan struct{}, err error) {
+func (p *pipeline) offer(t *topic, encoded []byte) (queued ticket, space <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.closed {
-		return nil, ErrClosed
+		return ticket{}, nil, ErrClosed
 	}
 	if p.mu.records == maxQueuedRecords || (p.mu.bytes > 0 && p.mu.bytes+len(encoded) > maxQueuedBytes) {
-		return p.mu.space, nil
+		if p.mu.space == nil {
+			p.mu.space = make(chan struct{})
+		}
+		return ticket{}, p.mu.space, nil
 	}
 	last := len(p.mu.frames) - 1
-	if last < 0 || !p.mu.frames[last].fits(t, len(encoded)) {
-		f := p.mu.spare
-		if p.mu.spare = nil; f == nil {
-			f = newFrame()
+	if last < 0 {
+		select {
+		case p.work <- struct{}{}:
+		default:
 		}
-		p.mu.frames = append(p.mu.frames, f)
+	}
+	if last < 0 || !p.mu.frames[last].fits(t, len(encoded)) {
+		p.mu.frames = append(p.mu.frames, p.newFrameLocked())
 		p.mu.begun++
 		last++
 	}
-	p.mu.frames[last].add(t, e, encoded)
+	f := p.mu.frames[last]
+	b := f.batch(t)
+	if b == nil {
+		b = p.newBatchLocked(t)
+		f.begin(b)
+	}
+	index := f.add(b, encoded)
 	p.mu.bytes += len(encoded)
 	p.mu.records++
-	select {
-	case p.work <- struct{}{}:
-	default:
-	}
-	return nil, nil
+	return ticket{answers: b.answers, index: uint32(index)}, nil, nil
 }
 
 // abandon is the end of a call whose context ended before the answer. If its record was not sent yet, it will not be from now on.
-func (p *pipeline) abandon(ctx context.Context, e *entry) (Receipt, error) {
+func (p *pipeline) abandon(ctx context.Context, t ticket) (Receipt, error) {
 	p.mu.Lock()
-	state, trouble := e.state, p.mu.trouble
-	if state != answered {
-		e.state = abandoned
+	for t.answers.halves != nil {
+		t = t.half()
 	}
+	b, trouble := t.answers.batch, p.mu.trouble
+	if b == nil { // answered meanwhile
+		p.mu.Unlock()
+		return t.answer()
+	}
+	b.abandon(t.answers.place(int(t.index)))
+	sent := b.sent
 	p.mu.Unlock()
-	if state == answered {
-		a := <-e.answer
-		return a.receipt, a.err
-	}
 	err := ctx.Err()
-	if state == sent {
+	if sent {
 		err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
 	if trouble != nil {
@@ -160,16 +166,54 @@ func (p *pipeline) abandon(ctx context.Context, e *entry) (Receipt, error) {
 func (p *pipeline) run(ctx context.Context) {
 	defer p.shut()
 	for ctx.Err() == nil {
+		p.gather()
 		f := p.next()
 		if f == nil {
-			select {
-			case <-p.work:
-			case <-ctx.Done():
-			}
+			p.idle(ctx)
 			continue
 		}
 		p.deliver(ctx, f)
 		p.recycle(f)
+	}
+}
+
+// gather lets callers run that are ready to, as long as they queue more: those that the last answer woke mostly have their next record at once, and
+// records in one frame share its costs, a sync above all. Nobody is waited for: where there is nothing else to run, it returns at once.
+func (p *pipeline) gather() {
+	for n, rounds := p.queued(), 0; n > 0 && n < gathered && rounds < gatherings; rounds++ {
+		runtime.Gosched()
+		now := p.queued()
+		if now == n {
+			return
+		}
+		n = now
+	}
+}
+
+const (
+	gathered   = 1024 // records that are enough for a frame
+	gatherings = 16
+)
+
+func (p *pipeline) queued() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.records
+}
+
+// idle returns when something was queued or ctx is done. After a while it gives back memory.
+func (p *pipeline) idle(ctx context.Context) {
+	var aged <-chan time.Time
+	if p.keepsMuch() {
+		p.aging.Reset(keepMemory)
+		defer p.aging.Stop()
+		aged = p.aging.C
+	}
+	select {
+	case <-p.work:
+	case <-aged:
+		p.giveBack()
+	case <-ctx.Done():
 	}
 }
 
@@ -186,37 +230,16 @@ func (p *pipeline) next() *frame {
 	for _, b := range f.batches {
 		p.mu.bytes -= len(b.records)
 	}
-	close(p.mu.space)
-	p.mu.space = make(chan struct{})
+	p.hasSpaceLocked()
 	return f
 }
 
-// Bounds of what an idle client keeps for its next frame.
-const (
-	maxSpareBytes  = 1 << 20
-	maxSpareTopics = 16
-)
-
-// recycle keeps a frame that was answered in full. The memory of its records was copied from the callers and is sent from
-// this goroutine only, so no abandoned call can refer to it.
-func (p *pipeline) recycle(f *frame) {
-	f.batches, f.bytes, f.records = f.batches[:0], 0, 0
-	memory := 0
-	for t, b := range f.byTopic {
-		memory += cap(b.records)
-		if memory > maxSpareBytes || len(f.batches) == maxSpareTopics {
-			delete(f.byTopic, t)
-			continue
-		}
-		clear(b.entries[:cap(b.entries)])
-		*b = batch{topic: t, records: b.records[:0], entries: b.entries[:0]}
-		f.batches = append(f.batches, b)
-		f.bytes += b.size()
+// hasSpaceLocked has those try again that found none.
+func (p *pipeline) hasSpaceLocked() {
+	if p.mu.space != nil {
+		close(p.mu.space)
+		p.mu.space = nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.mu.spare = f
-	p.doneLocked(1)
 }
 
 // doneLocked notes that frames were answered.
@@ -253,7 +276,7 @@ func (p *pipeline) flush(ctx context.Context) error {
 	return nil
 }
 
-// deliver sends a frame until each of its entries is answered or abandoned, or ctx ends.
+// deliver sends a frame until each of its records is answered or abandoned, or ctx ends.
 func (p *pipeline) deliver(ctx context.Context, f *frame) {
 	var pause backoff
 	for ctx.Err() == nil && p.live(f) {
@@ -283,7 +306,7 @@ func (p *pipeline) live(f *frame) bool {
 	for _, b := range f.batches {
 		b.drop()
 	}
-	f.batches = slices.DeleteFunc(f.batches, func(b *batch) bool { return len(b.entries) == 0 })
+	f.batches = slices.DeleteFunc(f.batches, func(b *batch) bool { return len(b.ends) == 0 })
 	return len(f.batches) > 0
 }
 
@@ -366,8 +389,7 @@ func (p *pipeline) declare(ctx context.Context, f *frame) error {
 	return nil
 }
 
-// launch chooses the batches of the next frame on the wire and marks their entries: from here on the outcome of those who
-// give up is unknown.
+// launch chooses the batches of the next frame on the wire and marks them: from here on the outcome of those who give up is unknown.
 func (p *pipeline) launch(f *frame) []*batch {
 	if !p.live(f) {
 		return nil
@@ -377,11 +399,7 @@ func (p *pipeline) launch(f *frame) []*batch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, b := range head {
-		for _, e := range b.entries {
-			if e.state == queued {
-				e.state = sent
-			}
-		}
+		b.sent = true
 	}
 	return head
 }
@@ -424,8 +442,8 @@ func (p *pipeline) resolve(f *frame, batches []*batch, response *brokerv1.Publis
 			b.redeclared = true
 			delete(p.declared, b.topic)
 			left = append(left, b)
-		case len(b.entries) > 1 && concernsOneRecord(refused):
-			first, second := b.split()
+		case len(b.ends) > 1 && concernsOneRecord(refused):
+			first, second := p.split(b)
 			left = append(left, first, second)
 		default:
 			p.refuse(b, refused)
@@ -448,56 +466,43 @@ func concernsOneRecord(e *Error) bool {
 	}
 }
 
-// noOffset is the offset of a record that has no place: it is kept back, or in a transaction that is not committed.
-const noOffset = -1
-
-// receiptOf is the receipt of record i of a batch.
-func receiptOf(topic, id string, priority uint32, result *brokerv1.BatchResult, i int) Receipt {
-	partition, offset := result.GetPartitions()[i], result.GetOffsets()[i]
-	if id == "" {
-		id = place{partition, priority, offset}.id()
-	}
-	_, duplicate := slices.BinarySearch(result.GetDuplicates(), uint32(i))
-	return Receipt{ID: id, Topic: topic, Partition: partition, Offset: offset, Scheduled: offset == noOffset, Duplicate: duplicate}
-}
-
-// accept answers each entry with its receipt.
+// accept answers the calls of a batch with its result.
 func (p *pipeline) accept(b *batch, result *brokerv1.BatchResult) {
-	if len(result.GetPartitions()) != len(b.entries) || len(result.GetOffsets()) != len(b.entries) {
+	if len(result.GetPartitions()) != len(b.ends) || len(result.GetOffsets()) != len(b.ends) {
 		p.refuse(b, fmt.Errorf("%w: the sidecar's answer does not match the batch", ErrUnknownOutcome))
 		return
 	}
-	p.answer(b, func(i int, e *entry) answer {
-		return answer{receipt: receiptOf(b.topic.name, e.id, e.priority, result, i)}
-	})
-}
-
-// refuse answers each entry with the error. With ErrClosed, the outcome of what was on its way is unknown as well.
-func (p *pipeline) refuse(b *batch, err error) {
-	unknown := err
-	if err == ErrClosed {
-		unknown = fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrClosed)
-	}
-	p.answer(b, func(_ int, e *entry) answer {
-		if e.state == sent {
-			return answer{err: unknown}
-		}
-		return answer{err: err}
-	})
-}
-
-// answer gives each entry that still waits what of makes of it. The channels have room: nothing blocks under the lock.
-func (p *pipeline) answer(b *batch, of func(int, *entry) answer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, e := range b.entries {
-		if e.state == abandoned {
-			continue
-		}
-		a := of(i, e)
-		e.state = answered
-		e.answer <- a
+	b.answers.result = result
+	b.doneLocked()
+}
+
+// refuse answers the calls of a batch with the error. With ErrClosed, the outcome of what was on its way is unknown as well.
+func (p *pipeline) refuse(b *batch, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == ErrClosed && b.sent {
+		err = fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrClosed)
 	}
+	b.answers.err = err
+	b.doneLocked()
+}
+
+// split halves a batch and tells its calls.
+func (p *pipeline) split(b *batch) (first, second *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first, second = b.split()
+	b.answers.halves, b.answers.middle = &[2]*answers{first.answers, second.answers}, len(first.ends)
+	b.doneLocked()
+	return first, second
+}
+
+// doneLocked ends the batch. Its calls run on after the lock is released.
+func (b *batch) doneLocked() {
+	b.answers.batch = nil
+	close(b.answers.done)
 }
 
 // shut refuses what is queued and everything later.
@@ -506,7 +511,7 @@ func (p *pipeline) shut() {
 	p.mu.Lock()
 	frames := p.mu.frames
 	p.mu.frames, p.mu.closed = nil, true
-	close(p.mu.space) // whoever waits for space finds the pipeline closed
+	p.hasSpaceLocked() // whoever waits for space finds the pipeline closed
 	p.mu.Unlock()
 	for _, f := range frames {
 		for _, b := range f.batches {

@@ -60,32 +60,64 @@ type Receipt struct {
 // message was on its way by then, the error is also [ErrUnknownOutcome], and publishing it anew may publish it twice, unless
 // the topic has a dedupe window and the message an id. Publish keeps neither msg nor what the options hold.
 func (p *Publisher[M]) Publish(ctx context.Context, msg M, opts ...PublishOption) (Receipt, error) {
-	publication, err := p.prepare(msg, opts)
-	var receipt Receipt
-	switch {
-	case err != nil:
-	case p.client == nil:
-		receipt, err = p.sender.Send(ctx, publication)
-	case p.client.publish != nil:
-		receipt, err = p.client.publish(ctx, publication)
-	default:
-		receipt, err = p.client.send(ctx, publication)
-	}
+	receipt, err := p.publish(ctx, msg, opts)
 	if err != nil {
 		return Receipt{}, fmt.Errorf("publish to %q: %w", p.topic.name, err)
 	}
 	return receipt, nil
 }
 
+func (p *Publisher[M]) publish(ctx context.Context, msg M, opts []PublishOption) (Receipt, error) {
+	if p.direct() {
+		t, err := p.queue(ctx, msg, opts)
+		if err != nil {
+			return Receipt{}, err
+		}
+		return p.client.pipeline.wait(ctx, t)
+	}
+	publication, err := p.prepare(msg, opts)
+	switch {
+	case err != nil:
+		return Receipt{}, err
+	case p.client == nil:
+		return p.sender.Send(ctx, publication)
+	default:
+		return p.client.publish(ctx, publication)
+	}
+}
+
+// direct reports whether a message goes from here to the pipeline, past no interceptor and no other sender.
+func (p *Publisher[M]) direct() bool { return p.client != nil && p.client.publish == nil }
+
+// queue checks a message and queues it. Nobody but this call has the publication, so it serves one message after the other.
+func (p *Publisher[M]) queue(ctx context.Context, msg M, opts []PublishOption) (ticket, error) {
+	d := p.client.drafts.Get().(*draft)
+	d.publication.topic, d.publication.message = p.topic, msg
+	t, err := ticket{}, p.describeTo(&d.publication.record, msg, opts)
+	if err == nil {
+		t, err = p.client.enqueue(ctx, &d.publication, &d.encoding)
+	}
+	d.publication = Publication{} // after a panic nothing is put back
+	p.client.drafts.Put(d)
+	return t, err
+}
+
 // prepare makes the record of a message, by its annotations and the options.
 func (p *Publisher[M]) prepare(msg M, opts []PublishOption) (*Publication, error) {
-	if any(msg) == nil || !msg.ProtoReflect().IsValid() {
-		return nil, invalid(reasonBadMessage, "payload", "the message is nil", 0)
-	}
 	publication := &Publication{topic: p.topic, message: msg}
-	record := &publication.record
+	return publication, p.describeTo(&publication.record, msg, opts)
+}
+
+// describeTo fills in an empty record.
+func (p *Publisher[M]) describeTo(record *Record, msg M, opts []PublishOption) error {
+	if any(msg) == nil || !msg.ProtoReflect().IsValid() {
+		return invalid(reasonBadMessage, "payload", "the message is nil", 0)
+	}
 	if p.describe != nil {
 		p.describe(msg, record)
+	}
+	if len(p.defaults)+len(opts) == 0 {
+		return nil
 	}
 	// Of the call's options, the message and the defaults, the first that says when the message is delivered is believed.
 	derived := record.timing
@@ -103,7 +135,13 @@ func (p *Publisher[M]) prepare(msg M, opts []PublishOption) (*Publication, error
 	if record.timing == nil {
 		record.timing = derived
 	}
-	return publication, nil
+	return nil
+}
+
+// draft is what one message is prepared and encoded in.
+type draft struct {
+	publication Publication
+	encoding    []byte
 }
 
 // send publishes what the interceptors made of a message, and waits for the answer.
@@ -111,7 +149,9 @@ func (c *Client) send(ctx context.Context, p *Publication) (Receipt, error) {
 	if p.tx != nil {
 		return p.tx.add(ctx, p)
 	}
-	e, err := c.enqueue(ctx, p)
+	d := c.drafts.Get().(*draft)
+	t, err := c.enqueue(ctx, p, &d.encoding)
+	c.drafts.Put(d)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -119,26 +159,23 @@ func (c *Client) send(ctx context.Context, p *Publication) (Receipt, error) {
 		signal(p.queued)
 	}
 	if p.detached {
-		a := <-e.answer
-		return a.receipt, a.err
+		ctx = context.Background()
 	}
-	return c.pipeline.wait(ctx, e)
+	return c.pipeline.wait(ctx, t)
 }
 
-// enqueue checks a record and queues it.
-func (c *Client) enqueue(ctx context.Context, p *Publication) (*entry, error) {
+// enqueue checks a record and queues it. Nobody else uses the buffer meanwhile.
+//
+// The record is encoded here and copied into the frame under the pipeline's lock, so that neither a large message nor one that panics when it is
+// encoded holds up other callers.
+func (c *Client) enqueue(ctx context.Context, p *Publication, buffer *[]byte) (ticket, error) {
 	size, err := c.ready(ctx, p)
 	if err != nil {
-		return nil, err
+		return ticket{}, err
 	}
-
-	// The record is encoded here and copied into the frame under the pipeline's lock, so that neither a large message nor
-	// one that panics when it is encoded holds up other callers. Nobody but this call ever sees the buffer.
-	buffer := c.encodings.Get().(*[]byte)
-	defer c.encodings.Put(buffer)
 	encoded, err := p.appendTo((*buffer)[:0], size)
 	if err != nil {
-		return nil, err
+		return ticket{}, err
 	}
 	if cap(encoded) <= maxKeptEncoding {
 		*buffer = encoded

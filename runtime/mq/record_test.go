@@ -86,48 +86,70 @@ func FuzzParseRecord(f *testing.F) {
 	})
 }
 
-// Dropping and splitting keep each entry's record.
+// Dropping and splitting keep each record, and each ticket finds its own.
 func TestBatchSurgery(t *testing.T) {
-	b := &batch{topic: &topic{name: "t"}}
-	var all []*entry
-	for _, text := range []string{"one", "two", "three", "four", "five"} {
-		e := &entry{id: text}
-		all = append(all, e)
-		b.add(e, []byte(text))
+	b := (&pipeline{}).newBatchLocked(&topic{name: "t"})
+	texts := []string{"one", "two", "three", "four", "five", "six", "seven"}
+	var tickets []ticket
+	for _, text := range texts {
+		tickets = append(tickets, ticket{answers: b.answers, index: uint32(b.add([]byte(text)))})
+	}
+	abandon := func(text string) {
+		claim := tickets[slices.Index(texts, text)]
+		for claim.answers.halves != nil {
+			claim = claim.half()
+		}
+		claim.answers.batch.abandon(claim.answers.place(int(claim.index)))
 	}
 	check := func(b *batch, want ...string) {
 		t.Helper()
 		var got []string
-		for _, e := range b.entries {
-			if text := string(b.records[e.start:e.end]); text != e.id {
-				t.Errorf("entry %s has %q", e.id, text)
-			}
-			got = append(got, e.id)
+		start := uint32(0)
+		for _, end := range b.ends {
+			got = append(got, string(b.records[start:end]))
+			start = end
 		}
-		total := 0
+		if !slices.Equal(got, want) || len(b.records) != int(start) {
+			t.Errorf("%q in %d bytes, want %q", got, len(b.records), want)
+		}
 		for _, text := range want {
-			total += len(text)
-		}
-		if !slices.Equal(got, want) || len(b.records) != total {
-			t.Errorf("entries %q with %d bytes, want %q", got, len(b.records), want)
+			claim := tickets[slices.Index(texts, text)]
+			for claim.answers.halves != nil {
+				claim = claim.half()
+			}
+			if place := claim.answers.place(int(claim.index)); claim.answers != b.answers || got[place] != text {
+				t.Errorf("the ticket of %q leads to record %d", text, place)
+			}
 		}
 	}
+	p := &pipeline{}
 	b.drop()
-	check(b, "one", "two", "three", "four", "five")
-	all[1].state = abandoned
+	check(b, texts...)
+	abandon("two")
 	b.drop()
-	check(b, "one", "three", "four", "five")
-	first, second := b.split()
+	check(b, "one", "three", "four", "five", "six", "seven")
+	abandon("six")
+	abandon("six")
+	b.drop()
+	check(b, "one", "three", "four", "five", "seven")
+	b.number = 1
+	abandon("four")
+	abandon("one")
+	b.drop()
+	check(b, "one", "three", "four", "five", "seven")
+	first, second := p.split(b)
 	check(first, "one", "three")
-	check(second, "four", "five")
-	all[0].state, all[4].state = abandoned, abandoned
+	check(second, "four", "five", "seven")
 	first.drop()
 	second.drop()
 	check(first, "three")
-	check(second, "four")
-	all[3].state = abandoned
-	second.drop()
-	check(second)
+	check(second, "five", "seven")
+	third, fourth := p.split(second)
+	check(third, "five")
+	check(fourth, "seven")
+	abandon("seven")
+	fourth.drop()
+	check(fourth)
 }
 
 func BenchmarkAppendRecord(b *testing.B) {
@@ -146,9 +168,11 @@ func BenchmarkAppendRecord(b *testing.B) {
 
 func TestFrameHoldsTenThousandRecords(t *testing.T) {
 	f, one := newFrame(), &topic{name: "t"}
+	b := (&pipeline{}).newBatchLocked(one)
+	f.begin(b)
 	n := 0
 	for ; f.fits(one, 1) && n <= 10_000; n++ {
-		f.add(one, &entry{}, []byte("x"))
+		f.add(b, []byte("x"))
 	}
 	if n != 10_000 {
 		t.Errorf("%d records fit", n)

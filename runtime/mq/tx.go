@@ -200,14 +200,14 @@ func (tx *Tx) add(ctx context.Context, p *Publication) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	buffer := c.encodings.Get().(*[]byte)
-	defer c.encodings.Put(buffer)
-	encoded, err := p.appendTo((*buffer)[:0], size)
+	d := c.drafts.Get().(*draft)
+	defer c.drafts.Put(d)
+	encoded, err := p.appendTo(d.encoding[:0], size)
 	if err != nil {
 		return Receipt{}, err
 	}
 	if cap(encoded) <= maxKeptEncoding {
-		*buffer = encoded
+		d.encoding = encoded
 	}
 	if n := len(encoded) + len(p.topic.name) + batchOverhead; n > maxFrameBytes {
 		return Receipt{}, messageTooLarge(n, maxFrameBytes)

@@ -1,0 +1,82 @@
+package mq
+
+import "time"
+
+// Bounds of the memory of answered frames that a client keeps for its next ones: fresh memory costs more than what is done with it. One that is
+// idle gives most of it back.
+const (
+	maxSpareBytes  = 8 << 20
+	maxIdleBytes   = 256 << 10
+	maxSpareTopics = 64
+	keepMemory     = 5 * time.Second
+)
+
+// memory is how much a batch keeps.
+func (b *batch) memory() int { return cap(b.records) + 4*cap(b.ends) + cap(b.abandoned) }
+
+// newBatchLocked returns an empty batch.
+func (p *pipeline) newBatchLocked(t *topic) *batch {
+	b := &batch{}
+	if n := len(p.mu.spare); n > 0 {
+		b = p.mu.spare[n-1]
+		p.mu.spare[n-1] = nil
+		p.mu.spare = p.mu.spare[:n-1]
+		p.mu.kept -= b.memory()
+	}
+	b.topic = t
+	b.answers = newAnswers(b)
+	return b
+}
+
+// newFrameLocked returns an empty frame.
+func (p *pipeline) newFrameLocked() *frame {
+	f := p.mu.frame
+	if p.mu.frame = nil; f == nil {
+		f = newFrame()
+	}
+	return f
+}
+
+// recycle keeps the memory of a frame of which nothing waits for an answer any more. It was copied from the callers and is sent from this
+// goroutine only, and the transport has copied it or given it up when it returns: nobody can read it.
+func (p *pipeline) recycle(f *frame) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range f.begun {
+		b.answers.batch = nil // all of it may have been abandoned
+		*b = batch{records: b.records[:0], ends: b.ends[:0], abandoned: b.abandoned[:0]}
+		if n := b.memory(); p.mu.kept+n <= maxSpareBytes && len(p.mu.spare) < maxSpareTopics {
+			p.mu.spare = append(p.mu.spare, b)
+			p.mu.kept += n
+		}
+	}
+	clear(f.byTopic)
+	clear(f.begun)
+	clear(f.batches[:cap(f.batches)])
+	*f = frame{batches: f.batches[:0], begun: f.begun[:0], byTopic: f.byTopic}
+	p.mu.frame = f
+	p.doneLocked(1)
+}
+
+// keepsMuch reports whether there is something to give back.
+func (p *pipeline) keepsMuch() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.kept > maxIdleBytes
+}
+
+// giveBack forgets memory beyond what an idle client keeps.
+func (p *pipeline) giveBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	kept := p.mu.spare[:0]
+	p.mu.kept = 0
+	for _, b := range p.mu.spare {
+		if n := b.memory(); p.mu.kept+n <= maxIdleBytes {
+			kept = append(kept, b)
+			p.mu.kept += n
+		}
+	}
+	clear(p.mu.spare[len(kept):])
+	p.mu.spare = kept
+}
