@@ -93,6 +93,8 @@ type Broker struct {
 	limits  Limits
 	random  func() uint64
 	turn    func(who fmt.Stringer)
+	buffers buffers
+	places  places
 	parse   func(*descriptorpb.FileDescriptorSet) (*schema.Set, error)
 	origin  time.Time // of the monotonic clock that dispatch sees
 	wall0   time.Time // the time of day at the origin, or the latest that the store has seen if that is later

@@ -52,6 +52,9 @@ func (r *routed) drop() {
 		scheduled  []scheduledRecord
 		waiting    = r.scheduled
 	)
+	for p := range cut {
+		cut[p].partition, cut[p].lane = r.parts[p].partition, r.parts[p].lane
+	}
 	for i, p := range r.order {
 		gone := len(duplicates) > 0 && duplicates[0].index == i
 		if gone {

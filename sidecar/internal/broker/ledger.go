@@ -24,6 +24,8 @@ type ledger struct {
 	wake   chan struct{} // holds a token when there is something to do
 	work   work
 
+	numbers atomic.Pointer[numbers] // while the shard is served, else nil
+
 	mu struct {
 		sync.Mutex
 		calls []*ledgerCall
@@ -59,7 +61,17 @@ func (l *ledger) signal() {
 	l.broker.stir()
 }
 
-// publish stores a publication without what was published before, and gives it its places.
+// store stores a publication without what was published before, and gives it its places.
+func (l *ledger) store(ctx context.Context, pub *publication) error {
+	if pub.isNumbered() {
+		if done, err := l.direct(ctx, pub); done {
+			return err
+		}
+	}
+	return l.publish(ctx, pub)
+}
+
+// publish has the ledger's goroutine store a publication.
 func (l *ledger) publish(ctx context.Context, pub *publication) error {
 	err, _ := l.do(ctx, &ledgerCall{pub: pub})
 	return err
@@ -156,7 +168,10 @@ func (l *ledger) run(ctx context.Context, owned *recording) {
 	b := l.broker
 	wait := retryFirst
 	for {
+		l.numbers.Store(owned.numbers)
 		err := owned.serve(ctx)
+		l.numbers.Store(nil)
+		owned.numbers.fail(err)
 		for {
 			if ctx.Err() != nil {
 				l.close(fail(Draining, "", "the sidecar is shutting down"))

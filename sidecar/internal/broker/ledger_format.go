@@ -88,11 +88,7 @@ func segmentWrite(t engine.TopicID, number uint64, timeMS int64, ids []newID, ap
 
 // partition is the partition of one of a batch's parts.
 func (r *routed) partition(p uint32) uint32 {
-	p &^= isScheduled
-	if levels := r.topic.decl.PriorityLevels; levels > 1 {
-		p /= levels
-	}
-	return p
+	return r.parts[p&^isScheduled].partition
 }
 
 // ledgerReader reads a value of the ledger.

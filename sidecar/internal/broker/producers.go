@@ -3,12 +3,8 @@ package broker
 import (
 	"cmp"
 	"container/list"
-	"context"
-	"errors"
 	"slices"
 	"time"
-
-	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
 
 const (
@@ -80,54 +76,50 @@ func (p *producer) with(added []*routed) *producer {
 
 // producers are those that were heard of last.
 type producers struct {
-	store   engine.Shard
 	held    map[[16]byte]*list.Element
-	order   *list.List // of heldProducer, the last one heard of in front
+	order   *list.List // of *heldProducer, the last one heard of in front
 	records int
 }
 
 type heldProducer struct {
 	id [16]byte
 	*producer
+	records int
 }
 
-func newProducers(store engine.Shard) *producers {
-	return &producers{store: store, held: make(map[[16]byte]*list.Element), order: list.New()}
+func newProducers() *producers {
+	return &producers{held: make(map[[16]byte]*list.Element), order: list.New()}
 }
 
-// get returns what is known of a producer; nothing of one that is new.
-func (ps *producers) get(ctx context.Context, id [16]byte) (*producer, error) {
-	if e, ok := ps.held[id]; ok {
-		ps.order.MoveToFront(e)
-		return e.Value.(heldProducer).producer, nil
+// get returns what is in memory of a producer, or nil.
+func (ps *producers) get(id [16]byte) *producer {
+	e, ok := ps.held[id]
+	if !ok {
+		return nil
 	}
-	value, err := ps.store.Get(ctx, producerKey(id))
-	if errors.Is(err, engine.ErrNotFound) {
-		return &producer{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	p, err := parseProducer(value)
-	if err != nil {
-		return nil, err
-	}
-	ps.set(id, p)
-	return p, nil
+	ps.order.MoveToFront(e)
+	return e.Value.(*heldProducer).producer
 }
 
 func (ps *producers) set(id [16]byte, p *producer) {
-	ps.drop(id)
-	ps.held[id] = ps.order.PushFront(heldProducer{id, p})
-	ps.records += p.records()
+	e, ok := ps.held[id]
+	if !ok {
+		e = ps.order.PushFront(&heldProducer{id: id})
+		ps.held[id] = e
+	}
+	ps.order.MoveToFront(e)
+	held := e.Value.(*heldProducer)
+	ps.records -= held.records
+	held.producer, held.records = p, p.records()
+	ps.records += held.records
 	for ps.order.Len() > 1 && (ps.order.Len() > heldProducers || ps.records > heldRecords) {
-		ps.drop(ps.order.Back().Value.(heldProducer).id)
+		ps.drop(ps.order.Back().Value.(*heldProducer).id)
 	}
 }
 
 func (ps *producers) drop(id [16]byte) {
 	if e, ok := ps.held[id]; ok {
-		ps.records -= e.Value.(heldProducer).records()
+		ps.records -= e.Value.(*heldProducer).records
 		ps.order.Remove(e)
 		delete(ps.held, id)
 	}

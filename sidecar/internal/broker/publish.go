@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/binary"
 	"iter"
 	"slices"
 	"time"
@@ -58,9 +59,10 @@ func (b *Broker) PublishAs(ctx context.Context, from Producer, batches []Batch) 
 	case len(p.routes) == 0:
 		return p.out, nil
 	case p.isRemembered():
-		if err := b.ledger.publish(ctx, p); err != nil {
+		if err := b.ledger.store(ctx, p); err != nil {
 			return nil, Refusal(err)
 		}
+		p.release()
 		return p.out, nil
 	}
 	firsts, err := b.store(ctx, nil, p.appends, p.scheduled)
@@ -71,6 +73,7 @@ func (b *Broker) PublishAs(ctx context.Context, from Producer, batches []Batch) 
 		return nil, Refusal(err)
 	}
 	p.place(firsts)
+	p.release()
 	return p.out, nil
 }
 
@@ -140,10 +143,10 @@ func (pub *publication) gather() {
 	pub.appends, pub.owners, pub.scheduled = pub.appends[:0], pub.owners[:0], pub.scheduled[:0]
 	for _, r := range pub.routes {
 		pub.scheduled = append(pub.scheduled, r.scheduled...)
-		levels := int(r.topic.decl.PriorityLevels)
+		pub.appends, pub.owners = slices.Grow(pub.appends, len(r.parts)), slices.Grow(pub.owners, len(r.parts))
 		for p := range r.parts {
 			if part := &r.parts[p]; part.count > 0 {
-				log := engine.LogID{Topic: r.topic.id, Partition: uint32(p / levels), Lane: uint8(p % levels)}
+				log := engine.LogID{Topic: r.topic.id, Partition: part.partition, Lane: part.lane}
 				pub.appends = append(pub.appends, engine.Append{Log: log, Records: part.records, Count: part.count, TimeMS: pub.timeMS})
 				pub.owners = append(pub.owners, part)
 			}
@@ -164,6 +167,18 @@ func (pub *publication) place(firsts []engine.Offset) {
 	}
 }
 
+// release gives the memory of the records back, for other publications. It is called by whoever called prepare, when the publication is stored and nobody looks at its
+// records any more. After an error somebody may: then it is left to the garbage collector.
+func (pub *publication) release() {
+	all := pub.routes
+	if pub.all != nil {
+		all = pub.all
+	}
+	for _, r := range all {
+		r.buffer.give()
+	}
+}
+
 // store makes the records of one call durable, all or none, and other parts with them.
 func (b *Broker) store(ctx context.Context, parts []engine.Part, appends []engine.Append, scheduled []scheduledRecord) ([]engine.Offset, error) {
 	if err := b.roomToPublish(); err != nil {
@@ -181,8 +196,9 @@ func (b *Broker) store(ctx context.Context, parts []engine.Part, appends []engin
 // routed is a batch cut by log.
 type routed struct {
 	topic     *topicState
-	parts     []part   // by partition, and within it by lane
-	order     []uint32 // the part of each record, with isScheduled set for those that are
+	parts     []part   // those that have a record, in the order of their first
+	order     []uint32 // the part of each record, with isScheduled set for those that are; once placed, the partition
+	buffer    *buffer  // holds the records of all parts
 	scheduled []scheduledRecord
 	out       *Placement
 
@@ -193,10 +209,13 @@ type routed struct {
 }
 
 type part struct {
-	records []byte
-	count   int
-	at      int // which append of the commit it is
-	next    engine.Offset
+	partition uint32
+	lane      uint8
+	records   []byte
+	size      int // of records, before they are there
+	count     int
+	at        int // which append of the commit it is
+	next      engine.Offset
 }
 
 // isScheduled marks a record of a batch that does not enter the topic now.
@@ -204,7 +223,6 @@ const isScheduled = 1 << 31
 
 // place tells where the records rest, once the parts know their offsets.
 func (r *routed) place() {
-	levels := r.topic.decl.PriorityLevels
 	r.out.Partitions = r.order
 	r.out.Offsets = make([]int64, len(r.order))
 	duplicates := r.duplicates
@@ -215,16 +233,14 @@ func (r *routed) place() {
 			duplicates = duplicates[1:]
 			continue
 		}
+		part := &r.parts[p&^isScheduled]
 		if p&isScheduled != 0 {
 			r.out.Offsets[i] = int64(engine.NoOffset)
 		} else {
-			r.out.Offsets[i] = int64(r.parts[p].next)
-			r.parts[p].next++
+			r.out.Offsets[i] = int64(part.next)
+			part.next++
 		}
-		if p &^= isScheduled; levels > 1 {
-			p /= levels
-		}
-		r.order[i] = p
+		r.order[i] = part.partition
 	}
 }
 
@@ -235,63 +251,141 @@ func (b *Broker) route(batch Batch, now time.Time, room *int) (*routed, *Error) 
 	if err != nil {
 		return nil, err
 	}
-	levels := t.decl.PriorityLevels
-	if *room -= int(t.decl.Partitions * levels); *room < 0 {
+	if *room -= int(t.decl.Partitions * t.decl.PriorityLevels); *room < 0 {
 		return nil, fail(BatchTooLarge, "records", "too many batches at once: their topics have together at most %d partitions, counted by priority level", maxParts).
 			with("bound", maxParts)
 	}
-	r := &routed{topic: t, parts: make([]part, t.decl.Partitions*levels), number: batch.Number}
+	r := &routed{topic: t, number: batch.Number}
 	if r.number != 0 {
 		r.sum = xxhash.Sum64String(batch.Topic)*sumPrime + xxhash.Sum64(batch.Records)
 	}
-	keyless := uint32(b.random() >> 32 * uint64(t.decl.Partitions) >> 32)
-	for encoding, broken := range records(batch.Records) {
-		if broken != nil {
-			return nil, fail(BadRequest, "records", "records are no RecordSet: %v", broken)
+	if err := b.sort(r, batch.Records, now); err != nil {
+		return nil, err
+	}
+	r.cut(batch.Records, &b.buffers)
+	return r, nil
+}
+
+// sort checks the records of a batch and finds the part of each.
+func (b *Broker) sort(r *routed, records []byte, now time.Time) *Error {
+	var (
+		t       = r.topic
+		levels  = t.decl.PriorityLevels
+		keyless = uint32(b.random() >> 32 * uint64(t.decl.Partitions) >> 32)
+		count   = min(countRecords(records), MaxBatchRecords+1)
+		known   = b.places.take(int(t.decl.Partitions * levels))
+		rec     Record
+	)
+	defer func() { b.places.give(known, r.parts, levels) }()
+	r.order = make([]uint32, 0, count)
+	r.parts = make([]part, 0, min(count, int(t.decl.Partitions*levels)))
+	for rest := records; len(rest) > 0; {
+		n := engine.RecordLen(rest)
+		if n < 0 {
+			return malformed(rest)
 		}
-		rec, parseErr := ParseRecord(encoding.record)
-		if parseErr != nil {
-			return nil, fail(BadRequest, "records", "record %d: %v", len(r.order), parseErr)
+		index := len(r.order)
+		if index == MaxBatchRecords {
+			return fail(BatchTooLarge, "records", "more than %d records in one batch", MaxBatchRecords).with("bound", MaxBatchRecords)
 		}
-		if err := rec.check(t, b.limits); err != nil {
-			return nil, err.with("index", len(r.order))
+		if err := rec.parse(unframed(rest[:n:n])); err != nil {
+			return fail(BadRequest, "records", "record %d: %v", index, err)
+		}
+		rest = rest[n:]
+		if err := rec.check(t, &b.limits); err != nil {
+			return err.with("index", index)
 		}
 		p := keyless
 		if len(rec.Key) > 0 {
 			p = PartitionOf(rec.Key, t.decl.Partitions)
 		}
-		at := p*levels + rec.lane()
+		place := &known.of[p*levels+rec.lane()]
+		if *place == 0 {
+			r.parts = append(r.parts, part{partition: p, lane: uint8(rec.lane())})
+			*place = uint32(len(r.parts))
+		}
+		at := *place - 1
+		due := int64(0)
 		if rec.DelayMS != 0 || rec.DeliverAtMS != 0 {
-			due, err := rec.due(now)
-			if err != nil {
-				return nil, err.with("index", len(r.order))
-			}
-			if due > now.UnixMilli() {
-				r.scheduled = append(r.scheduled, newScheduledRecord(engine.LogID{Topic: t.id, Partition: p, Lane: uint8(rec.lane())}, due, rec))
-				at |= isScheduled
+			var err *Error
+			if due, err = rec.due(now); err != nil {
+				return err.with("index", index)
 			}
 		}
-		if at&isScheduled == 0 {
-			part := &r.parts[at]
-			if mutant.On(mutant.BufferReused) && part.count == 0 {
-				part.records = encoding.framed
-			} else {
-				part.records = append(part.records, encoding.framed...)
-			}
-			part.count++
+		if due > now.UnixMilli() {
+			r.scheduled = append(r.scheduled, newScheduledRecord(engine.LogID{Topic: t.id, Partition: p, Lane: uint8(rec.lane())}, due, rec))
+			at |= isScheduled
+		} else {
+			r.parts[at].size += n
+			r.parts[at].count++
 		}
 		if len(rec.ID) > 0 && t.decl.Dedupe.Window > 0 {
-			r.ids = append(r.ids, newIDOf(len(r.order), rec))
+			r.ids = append(r.ids, newIDOf(index, rec))
 		}
 		r.order = append(r.order, at)
-		if len(r.order) > MaxBatchRecords {
-			return nil, fail(BatchTooLarge, "records", "more than %d records in one batch", MaxBatchRecords).with("bound", MaxBatchRecords)
-		}
 	}
 	if len(r.order) == 0 {
-		return nil, fail(BatchEmpty, "records", "a batch has at least 1 record")
+		return fail(BatchEmpty, "records", "a batch has at least 1 record")
 	}
-	return r, nil
+	return nil
+}
+
+// cut copies the records of a batch to their parts, which lie one behind the other in one buffer.
+func (r *routed) cut(records []byte, buffers *buffers) {
+	total := 0
+	for i := range r.parts {
+		total += r.parts[i].size
+	}
+	r.buffer = buffers.take(total)
+	rest := r.buffer.bytes[:total]
+	for i := range r.parts {
+		p := &r.parts[i]
+		p.records, rest = rest[:0:p.size], rest[p.size:]
+	}
+	from, at := 0, 0
+	for i, p := range r.order {
+		at += engine.RecordLen(records[at:])
+		if i+1 < len(r.order) && r.order[i+1] == p {
+			continue // they are copied at once
+		}
+		if p&isScheduled == 0 {
+			part := &r.parts[p]
+			part.records = append(part.records, records[from:at]...)
+			if mutant.On(mutant.BufferReused) && part.count == 1 {
+				part.records = records[from:at:at]
+			}
+		}
+		from = at
+	}
+}
+
+// countRecords is at most the number of records in the encoding of a RecordSet, and that number if it is sound.
+func countRecords(b []byte) (count int) {
+	for len(b) > 0 {
+		n := engine.RecordLen(b)
+		if n < 0 {
+			return count
+		}
+		b = b[n:]
+		count++
+	}
+	return count
+}
+
+// unframed is a record without its tag and length.
+func unframed(framed []byte) []byte {
+	_, n := binary.Uvarint(framed[1:])
+	return framed[1+n:]
+}
+
+// malformed tells what is wrong with an encoding that does not begin with a record.
+func malformed(b []byte) *Error {
+	for _, broken := range records(b) {
+		if broken != nil {
+			return fail(BadRequest, "records", "records are no RecordSet: %v", broken)
+		}
+	}
+	return fail(BadRequest, "records", "records are no RecordSet")
 }
 
 // framedRecord is a record of a set, with and without its tag and length.

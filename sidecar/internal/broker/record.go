@@ -49,49 +49,79 @@ type Record struct {
 
 // ParseRecord finds the parts of an encoded record.
 func ParseRecord(raw []byte) (Record, error) {
-	r := Record{raw: raw}
+	var r Record
+	err := r.parse(raw)
+	return r, err
+}
+
+// parse makes the record that of an encoding.
+func (r *Record) parse(raw []byte) error {
+	*r = Record{raw: raw}
 	for b := raw; len(b) > 0; {
+		// What almost every field of a record begins with: a tag of one byte, and a length below 128.
+		if tag := b[0]; len(b) > 1 && tag&7 == byte(protowire.BytesType) && tag < 0x80 && b[1] < 0x80 && int(b[1]) <= len(b)-2 {
+			end := 2 + int(b[1])
+			if err := r.field(protowire.Number(tag>>3), b[2:end:end]); err != nil {
+				return err
+			}
+			b = b[end:]
+			continue
+		}
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return r, protowire.ParseError(n)
+			return protowire.ParseError(n)
 		}
 		b = b[n:]
 		if typ == protowire.VarintType && (num >= recordPrio && num <= recordTTL || num == recordCall) {
 			v, n := protowire.ConsumeVarint(b)
 			if n < 0 {
-				return r, protowire.ParseError(n)
+				return protowire.ParseError(n)
 			}
 			b = b[n:]
 			r.number(num, v)
 			continue
 		}
-		if typ != protowire.BytesType || (num < recordKey || num > recordID) && num != recordReplyTo {
-			return r, fail(BadRequest, "records", "record has a field %d of wire type %d, which is unknown", num, typ)
+		if typ != protowire.BytesType {
+			return unknownField(num, typ)
 		}
 		value, n := protowire.ConsumeBytes(b)
 		if n < 0 {
-			return r, protowire.ParseError(n)
+			return protowire.ParseError(n)
 		}
 		b = b[n:]
-		switch num {
-		case recordKey:
-			r.Key = value
-		case recordPayload:
-			r.Payload = value
-		case recordID:
-			r.ID = value
-		case recordReplyTo:
-			r.ReplyTo = value
-		case recordHeaders:
-			name, text, err := parseHeader(value)
-			if err != nil {
-				return r, err
-			}
-			r.count++
-			r.headers += len(name) + len(text)
+		if err := r.field(num, value); err != nil {
+			return err
 		}
 	}
-	return r, nil
+	return nil
+}
+
+func unknownField(num protowire.Number, typ protowire.Type) error {
+	return fail(BadRequest, "records", "record has a field %d of wire type %d, which is unknown", num, typ)
+}
+
+// field takes a field of bytes.
+func (r *Record) field(num protowire.Number, value []byte) error {
+	switch num {
+	case recordKey:
+		r.Key = value
+	case recordPayload:
+		r.Payload = value
+	case recordID:
+		r.ID = value
+	case recordReplyTo:
+		r.ReplyTo = value
+	case recordHeaders:
+		name, text, err := parseHeader(value)
+		if err != nil {
+			return err
+		}
+		r.count++
+		r.headers += len(name) + len(text)
+	default:
+		return unknownField(num, protowire.BytesType)
+	}
+	return nil
 }
 
 func (r *Record) number(num protowire.Number, v uint64) {
@@ -194,7 +224,7 @@ func (r Record) HeaderMap() map[string]string {
 }
 
 // check holds a record against the limits and its topic.
-func (r Record) check(t *topicState, l Limits) *Error {
+func (r *Record) check(t *topicState, l *Limits) *Error {
 	bound := min(l.MessageBytes, int(t.decl.MaxMessageBytes))
 	switch {
 	case len(r.Payload) > bound:
@@ -207,7 +237,7 @@ func (r Record) check(t *topicState, l Limits) *Error {
 		return fail(HeadersTooLarge, "headers", "%d headers: at most %d are allowed", r.count, l.Headers).with("bound", l.Headers)
 	case r.headers > l.HeaderBytes:
 		return fail(HeadersTooLarge, "headers", "headers of %d bytes: at most %d are allowed", r.headers, l.HeaderBytes).with("bound", l.HeaderBytes)
-	case len(r.ID) > topic.MaxNameBytes || !utf8.Valid(r.ID) || bytes.ContainsFunc(r.ID, unicode.IsControl) || isPlace(r.ID):
+	case len(r.ID) > 0 && (len(r.ID) > topic.MaxNameBytes || !utf8.Valid(r.ID) || bytes.ContainsFunc(r.ID, unicode.IsControl) || isPlace(r.ID)):
 		return fail(BadName, "id", "id must be at most %d bytes of UTF-8 without control characters, and not of the form <partition>-<offset> or <partition>.<priority>-<offset>",
 			topic.MaxNameBytes).with("bound", topic.MaxNameBytes)
 	case r.Priority > uint64(t.decl.PriorityLevels):

@@ -21,7 +21,7 @@ type recording struct {
 	topics    map[engine.TopicID]*idIndex
 	ids       int // in the tables of all topics
 	segments  segments
-	producers *producers
+	numbers   *numbers
 	latest    int64 // when the last segment was written, in milliseconds since 1970
 	expireAt  int64 // nothing expires before
 	lookAt    int64 // for idle producers, not before
@@ -37,7 +37,7 @@ const loadWindow = 80 * time.Second
 // load reads what has to be in memory: the ids of all segments.
 func (l *ledger) load(ctx context.Context, store engine.Shard) (*recording, error) {
 	rc := &recording{
-		ledger: l, store: store, topics: make(map[engine.TopicID]*idIndex), producers: newProducers(store),
+		ledger: l, store: store, topics: make(map[engine.TopicID]*idIndex), numbers: newNumbers(store),
 		segments: segments{store: store, read: make(map[segmentName]*segment)},
 	}
 	if mutant.On(mutant.DedupeForgotten) {
@@ -102,6 +102,9 @@ func (rc *recording) serve(ctx context.Context) error {
 
 // turn ends the commits that are made, and begins one of each kind that there is work for. When more is left it signals, so that the end is seen in between.
 func (rc *recording) turn(ctx context.Context) error {
+	if err := rc.numbers.failed(); err != nil {
+		return rc.abandon(ctx, err)
+	}
 	if err := rc.land(ctx, false); err != nil {
 		return err
 	}
@@ -190,6 +193,10 @@ func (rc *recording) commit(ctx context.Context, calls []*ledgerCall) error {
 			}
 			return rc.commit(ctx, calls)
 		}
+		if errors.Is(err, errNumbersOver) {
+			rc.refuse(calls)
+			return rc.abandon(ctx, rc.numbers.failed())
+		}
 		c.answer <- err
 		if err := rc.commit(ctx, calls[:i]); err != nil {
 			rc.refuse(calls[i+1:])
@@ -253,6 +260,7 @@ func (rc *recording) landed(ctx context.Context, f *flight) error {
 	switch {
 	case f.err == nil: // its callers know
 		f.keep()
+		f.free()
 		return nil
 	case !nothingWritten(f.err):
 		f.tell(f.err)
@@ -331,22 +339,26 @@ type addition struct {
 	ids    []newID
 }
 
-// numbering is what a commit adds to a producer.
-type numbering struct {
-	*producer
-	added []*routed
-}
-
 func (rc *recording) begin() *entry {
 	return &entry{recording: rc, timeMS: rc.now(), added: make(map[engine.TopicID]*addition), numbered: make(map[[16]byte]*numbering)}
 }
 
-// undo forgets what was noted of ids.
+// undo forgets what was noted of ids, and frees the producers.
 func (e *entry) undo() {
 	for t, a := range e.added {
 		e.take(e.topics[t], a, 0)
 	}
 	clear(e.added)
+	e.free()
+}
+
+// free gives the producers of the entry to whoever else wants them.
+func (e *entry) free() {
+	for _, id := range e.order {
+		e.numbers.free(id)
+	}
+	clear(e.numbered)
+	e.order = nil
 }
 
 // add looks at a publication and takes out what is known. An error is about the whole of it, and the entry is of no use then.
@@ -389,45 +401,26 @@ func (e *entry) number(ctx context.Context, pub *publication, r *routed) (known 
 		if e.isNumbering(pub.from.ID) {
 			return false, errBusy
 		}
-		p, err := e.producers.get(ctx, pub.from.ID)
+		waited, err := e.numbers.hold(ctx, pub.from.ID) // whoever else holds it needs nothing of this goroutine
+		if waited {
+			e.broker.turn(e.ledger)
+		}
 		if err != nil {
 			return false, err
 		}
-		n = &numbering{producer: p}
+		n = &numbering{}
 		e.numbered[pub.from.ID] = n
 		e.order = append(e.order, pub.from.ID)
-	}
-	n.producer = n.since(pub.from.AnsweredBelow)
-	if r.number < n.below {
-		return false, fail(BadRequest, "number", "batch %d was answered: the producer said that it has all answers below %d", r.number, n.below)
-	}
-	other := func(sum uint64) error {
-		if sum == r.sum {
-			return nil
-		}
-		return fail(BadRequest, "number", "batch %d is another one than before", r.number)
-	}
-	if a, ok := n.find(r.number); ok {
-		if err := other(a.sum); err != nil {
+		if n.producer, err = e.numbers.get(ctx, pub.from.ID); err != nil {
 			return false, err
 		}
-		*r.out = a.Placement
-		return true, nil
 	}
-	for _, first := range n.added {
-		if first.number == r.number {
-			if err := other(first.sum); err != nil {
-				return false, err
-			}
-			pub.again = append(pub.again, again{r.out, first.out})
-			return true, nil
-		}
+	n.producer = n.since(pub.from.AnsweredBelow)
+	known, refused := n.look(pub, r)
+	if refused != nil {
+		return false, refused
 	}
-	if len(n.answers)+len(n.added) >= MaxUnanswered || n.records() > maxUnansweredRecords {
-		return false, fail(BadRequest, "answered_below", "more than %d batches, or %d records in them, from the first one without an answer", MaxUnanswered, maxUnansweredRecords).
-			with("bound", MaxUnanswered)
-	}
-	return false, nil
+	return known, nil
 }
 
 // identify looks the records of a batch up by their ids.
@@ -579,13 +572,7 @@ func (e *entry) writes(appends []engine.Append) (writes []engine.Write) {
 		if len(n.added) == 0 {
 			continue
 		}
-		if e.timeMS-n.seenMS >= seenEvery.Milliseconds() {
-			p := *n.producer
-			p.seenMS = e.timeMS
-			n.producer = &p
-			writes = append(writes, engine.Write{Key: seenKey(e.timeMS, id[:])})
-		}
-		writes = append(writes, producerWrite(id, n.producer, n.added, appends))
+		writes = n.writes(writes, id, e.timeMS, appends)
 	}
 	return writes
 }
@@ -597,9 +584,9 @@ func (e *entry) keep() {
 		switch {
 		case len(n.added) == 0:
 		case e.calls[0].lent != nil: // which does not have its places here
-			e.producers.drop(id)
+			e.numbers.drop(id)
 		default:
-			e.producers.set(id, n.with(n.added))
+			e.numbers.set(id, n.with(n.added))
 		}
 	}
 }
@@ -630,6 +617,11 @@ func (rc *recording) expire(ctx context.Context) (more bool, err error) {
 		}
 	}
 	forgotten, writes, more, err := rc.idleProducers(ctx, now, writes)
+	defer func() {
+		for _, id := range forgotten {
+			rc.numbers.free(id)
+		}
+	}()
 	if err != nil {
 		return false, err
 	}
@@ -662,7 +654,7 @@ func (rc *recording) expire(ctx context.Context) (more bool, err error) {
 		rc.ids += g.used
 	}
 	for _, id := range forgotten {
-		rc.producers.drop(id)
+		rc.numbers.drop(id)
 	}
 	return more, nil
 }
@@ -670,7 +662,7 @@ func (rc *recording) expire(ctx context.Context) (more bool, err error) {
 // idlePage bounds the producers that are looked at in one commit.
 const idlePage = 1000
 
-// idleProducers adds the deletion of producers that were not heard of for long.
+// idleProducers adds the deletion of producers that were not heard of for long. Those that are gone then are held, and are for the caller to free, also after an error.
 func (rc *recording) idleProducers(ctx context.Context, now int64, writes []engine.Write) (gone [][16]byte, _ []engine.Write, more bool, err error) {
 	before := now - (ProducerIdle + seenEvery).Milliseconds()
 	if before < 0 {
@@ -679,10 +671,10 @@ func (rc *recording) idleProducers(ctx context.Context, now int64, writes []engi
 	looked := 0
 	for pair, err := range rc.store.Scan(ctx, []byte{keySeen}, nil) {
 		if err != nil {
-			return nil, nil, false, err
+			return gone, nil, false, err
 		}
 		if len(pair.Key) != 1+8+16 {
-			return nil, nil, false, errLedgerValue
+			return gone, nil, false, errLedgerValue
 		}
 		at := int64(binary.BigEndian.Uint64(pair.Key[1:]))
 		if at > before {
@@ -692,13 +684,26 @@ func (rc *recording) idleProducers(ctx context.Context, now int64, writes []engi
 			return gone, writes, true, nil
 		}
 		id := [16]byte(pair.Key[9:])
-		p, err := rc.producers.get(ctx, id)
+		if slices.Contains(gone, id) || rc.isNumbering(id) { // a commit under way has it, so it is not idle: the next look finds what else is
+			break
+		}
+		waited, err := rc.numbers.hold(ctx, id)
+		if waited {
+			rc.broker.turn(rc.ledger)
+		}
 		if err != nil {
-			return nil, nil, false, err
+			return gone, nil, false, err
+		}
+		p, err := rc.numbers.get(ctx, id)
+		if err != nil {
+			rc.numbers.free(id)
+			return gone, nil, false, err
 		}
 		if p.seenMS <= at {
 			gone = append(gone, id)
 			writes = append(writes, engine.Write{Key: producerKey(id), Delete: true})
+		} else {
+			rc.numbers.free(id)
 		}
 		writes = append(writes, engine.Write{Key: slices.Clone(pair.Key), Delete: true})
 	}

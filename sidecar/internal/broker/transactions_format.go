@@ -73,7 +73,6 @@ func (pub *publication) remember() (out []*storagev1.Transaction_Placed) {
 	}
 	for _, r := range pub.routes {
 		m := &storagev1.Transaction_Placed{}
-		levels := max(1, r.topic.decl.PriorityLevels)
 		duplicates := r.duplicates
 		for i, at := range r.order {
 			if len(duplicates) > 0 && duplicates[0].index == i {
@@ -83,7 +82,7 @@ func (pub *publication) remember() (out []*storagev1.Transaction_Placed) {
 				duplicates = duplicates[1:]
 				continue
 			}
-			m.Partitions = append(m.Partitions, at&^isScheduled/levels)
+			m.Partitions = append(m.Partitions, r.partition(at))
 			if at&isScheduled != 0 {
 				m.Appends = append(m.Appends, 0)
 				m.Offsets = append(m.Offsets, int64(engine.NoOffset))

@@ -18,6 +18,8 @@ const (
 	queueLength = 256
 	// gatherBytes is the size at which a batch is full. A request that is larger still is a batch of its own.
 	gatherBytes = 4 << 20
+	// batchKept is how large a batch's memory may be to be used for the next one. Pebble's pool of batches leaves it to the garbage collector when the store is idle.
+	batchKept = 2 * gatherBytes
 	// mergeWithin is how far apart, in milliseconds, the times of appends may be that share a chunk and with it the earlier time.
 	mergeWithin = 1000
 	// marksEvery is how long a high-water mark may wait for its sync. With each commit would cost a lone writer more than half of its commits; this, nothing.
@@ -175,10 +177,11 @@ type cycle struct {
 
 // commit does one cycle: what is here now shares a batch and a sync.
 func (e *Engine) commit(first *request) {
-	c := &cycle{batch: e.db.NewBatch(), built: make(chan struct{})}
-	defer c.batch.Close()
+	c := &cycle{built: make(chan struct{})}
 	e.take(c, first)
 	e.gather(c)
+	c.batch = e.db.NewBatch(pebble.WithInitialSizeBytes(c.size+c.size/8+1<<10), pebble.WithMaxRetainedSizeBytes(batchKept))
+	defer c.batch.Close()
 	err := e.build(c)
 	close(c.built)
 	if len(c.requests) == 0 {
@@ -412,6 +415,7 @@ func (e *Engine) mark(c *cycle) {
 		e.marks.set(l.id, mark{end: l.next, sum: l.sum})
 	}
 	e.marks.setCommits(e.commits)
+	e.marks.write()
 }
 
 // publish lets readers see what is durable.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -43,10 +44,12 @@ type marks struct {
 	found        map[engine.LogID]mark
 	foundCommits uint64
 
-	slots  map[engine.LogID]int64
-	free   int64 // next slot
-	dirty  bool
-	failed bool
+	slots     map[engine.LogID]int64
+	free      int64   // next slot
+	image     []byte  // what the file has, or will have with the next write
+	unwritten []int64 // slots of the image that are not written yet
+	dirty     bool    // something was written and is not synced
+	failed    bool
 }
 
 func openMarks(fsys vfs.FS, name string, logger *slog.Logger) (*marks, error) {
@@ -78,6 +81,7 @@ func (m *marks) read(fsys vfs.FS, name string) error {
 	if err != nil {
 		return err
 	}
+	m.image = append(m.image, all[:len(all)/markLen*markLen]...)
 	for n := int64(0); len(all) >= markLen; n++ {
 		slot := all[:markLen]
 		all = all[markLen:]
@@ -114,6 +118,7 @@ func (m *marks) of(id engine.LogID) (mark, bool) {
 // commits is the commit number that the store had when it was opened.
 func (m *marks) commits() uint64 { return m.foundCommits }
 
+// set notes how far a log is durable, for the next write.
 func (m *marks) set(id engine.LogID, to mark) {
 	slot, ok := m.slots[id]
 	if !ok {
@@ -121,29 +126,53 @@ func (m *marks) set(id engine.LogID, to mark) {
 		m.free++
 		m.slots[id] = slot
 	}
-	var b [markLen]byte
+	b := m.slot(slot)
 	appendLog(append(b[:4], kindChunk), id)
 	binary.BigEndian.PutUint64(b[16:], uint64(to.end))
 	binary.BigEndian.PutUint32(b[24:], to.sum)
-	m.write(slot, &b)
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli()))
 }
 
+// setCommits notes the commit number, for the next write.
 func (m *marks) setCommits(n uint64) {
-	var b [markLen]byte
+	b := m.slot(0)
 	b[4] = kindCommits
 	binary.BigEndian.PutUint64(b[16:], n)
-	m.write(0, &b)
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli()))
 }
 
-func (m *marks) write(slot int64, b *[markLen]byte) {
-	binary.BigEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli()))
-	_, err := m.file.WriteAt(b[:], slot*markLen)
-	m.dirty = true
-	m.note(err)
+// slot is the image of a slot, empty, which will be written.
+func (m *marks) slot(n int64) []byte {
+	if end := int(n+1) * markLen; len(m.image) < end {
+		m.image = append(m.image, make([]byte, end-len(m.image))...)
+	}
+	m.unwritten = append(m.unwritten, n)
+	b := m.image[n*markLen : (n+1)*markLen : (n+1)*markLen]
+	clear(b)
+	return b
 }
 
-// sync makes the marks written so far survive a power cut.
+// gapSlots is how many slots that did not change are written to save a write of the file.
+const gapSlots = 64
+
+// write writes what was set.
+func (m *marks) write() {
+	slices.Sort(m.unwritten)
+	for i := 0; i < len(m.unwritten); {
+		from, to := m.unwritten[i], m.unwritten[i]+1
+		for i++; i < len(m.unwritten) && m.unwritten[i] <= to+gapSlots; i++ {
+			to = m.unwritten[i] + 1
+		}
+		_, err := m.file.WriteAt(m.image[from*markLen:to*markLen], from*markLen)
+		m.dirty = true
+		m.note(err)
+	}
+	m.unwritten = m.unwritten[:0]
+}
+
+// sync makes the marks set so far survive a power cut.
 func (m *marks) sync() {
+	m.write()
 	if m.dirty {
 		m.dirty = false
 		m.note(m.file.Sync())
