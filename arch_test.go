@@ -75,6 +75,9 @@ var architecture = map[string][]string{
 
 	// What users would write.
 	"bench":                   {"runtime/mq", "bench/gen", schemas, protobuf, connect},
+	"bench/cmd/mqbench":       {"runtime/mq", "bench/gen", "bench/internal", schemas, protobuf, connect}, // what is worth measuring, and what must hold
+	"bench/internal/hist":     {"std"},                                                                   // how durations are counted
+	"bench/internal/process":  {"golang.org/x/sys"},                                                      // what processes cost
 	"examples/flights":        {"runtime/mq", "examples/flights/gen", "examples/internal/child", schemas, protobuf, connect},
 	"examples/internal/child": {"std"},
 	"examples/scenarios":      {"runtime/mq", "examples/scenarios/gen", "examples/internal/child", schemas, protobuf, connect},
