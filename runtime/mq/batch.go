@@ -191,42 +191,25 @@ func (s *session) batchIsDue() {
 	}
 }
 
-// handleBatch runs the handler for a batch and reports the outcomes.
-func (s *session) handleBatch(all []*delivery) {
-	ctx, cancel := context.WithTimeoutCause(s.handling, s.policy.timeout, s.timedOut)
-	defer cancel()
-	deadline, _ := ctx.Deadline()
-	watch := context.AfterFunc(ctx, func() { s.expire(all, context.Cause(ctx)) })
-	c := &Call{subscription: s.consumer.subscription}
-	outcomes := make([]*brokerv1.Settlement, len(all))
-	items := make([]int, 0, len(all)) // which delivery each message of the call is
-	call(ctx, func(ctx context.Context) error {
-		if err := all[0].awaitEarlier(ctx); err != nil {
-			items = append(items, 0)
-			c.items = make([]item, 1)
-			return err
+// invokeBatch decodes the messages of a batch and calls the handler.
+func (h *handling) invokeBatch() error {
+	c := &h.call
+	if err := h.awaitEarlier(); err != nil {
+		return err
+	}
+	c.items = make([]item, 0, len(h.all))
+	for _, d := range h.all {
+		var one item
+		if err := d.open(&one); err != nil {
+			d.result = verdict(h, err)
+			continue
 		}
-		c.items = make([]item, 0, len(all))
-		for i, d := range all {
-			var one item
-			if err := d.open(&one, deadline); err != nil {
-				outcomes[i] = verdict(ctx, err)
-				continue
-			}
-			c.items = append(c.items, one)
-			items = append(items, i)
-		}
-		if len(c.items) == 0 {
-			return nil
-		}
-		return c.subscription.handle(context.WithValue(ctx, callKey{}, c), c)
-	}, s.panicked(all[0]), func(result *brokerv1.Settlement) {
-		watch()
-		for i, at := range items {
-			outcomes[at] = c.outcome(ctx, i, result)
-		}
-		s.finish(all, outcomes)
-	})
+		c.items = append(c.items, one)
+	}
+	if len(c.items) == 0 {
+		return nil
+	}
+	return c.subscription.handle(h, c)
 }
 
 // outcome is what becomes of message i, given the result of the call.
@@ -239,8 +222,13 @@ func (c *Call) outcome(ctx context.Context, i int, result *brokerv1.Settlement) 
 	if failure := c.Failure(i); failure != nil {
 		return verdict(ctx, failure)
 	}
+	return share(result)
+}
+
+// share returns an outcome that can have a token of its own.
+func share(result *brokerv1.Settlement) *brokerv1.Settlement {
 	if result == nil {
 		return nil
 	}
-	return &brokerv1.Settlement{Outcome: result.GetOutcome()} // each gets a token of its own
+	return &brokerv1.Settlement{Outcome: result.GetOutcome()}
 }

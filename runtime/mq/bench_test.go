@@ -3,6 +3,7 @@ package mq
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/typedmq/typedmq/internal/hook"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
 
@@ -155,5 +157,36 @@ func BenchmarkConsume(b *testing.B) {
 	cancel()
 	if err := <-done; err != nil {
 		b.Error(err)
+	}
+}
+
+// BenchmarkHandle is what the SDK alone does for each message of 256 bytes from a frame in memory to its outcome, with a handler that returns at once.
+func BenchmarkHandle(b *testing.B) {
+	const inFrame = 1024
+	payload, _ := proto.Marshal(wrapperspb.Bytes(make([]byte, 256)))
+	record, _ := proto.Marshal(&brokerv1.RecordSet{Records: []*brokerv1.Record{{Key: []byte("SFO"), Payload: payload}}})
+	slice := &brokerv1.Slice{}
+	for i := range inFrame {
+		slice.Offsets = append(slice.Offsets, int64(i))
+		slice.Tokens = append(slice.Tokens, token(int64(i))...)
+		slice.Records = append(slice.Records, record...)
+	}
+	w := NewWorker(&Client{log: slog.New(slog.DiscardHandler), hooks: hook.From(b.Context())}, WithConcurrency(64), WithPrefetch(inFrame))
+	Handle(w, stringSubscription, func(context.Context, *wrapperspb.BytesValue) error { return nil })
+	c := newConsumer(w, w.mu.subscriptions[0], policy{limit: 1 << 14, timeout: defaultTimeout})
+	s, interrupt := c.newSession(life{b.Context(), b.Context(), b.Context()})
+	defer interrupt(nil)
+	c.mu.current = s
+	b.ReportAllocs()
+	for i := 0; i < b.N; i += inFrame {
+		if err := s.accept([]*brokerv1.Slice{slice}); err != nil {
+			b.Fatal(err)
+		}
+		for left := inFrame; left > 0; {
+			batch, _ := s.take()
+			if left -= batch.count(); batch.count() == 0 {
+				<-s.wake
+			}
+		}
 	}
 }

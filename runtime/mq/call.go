@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -16,13 +17,14 @@ type Call struct {
 	manual       *manual       // of a handler that settles itself
 	reply        proto.Message // of a handler that answers
 	failed       error         // what that handler returned instead
+	deadline     time.Time     // of the processing time, when it began
 
-	mu sync.Mutex // guards the failures of items
+	mu sync.Mutex // guards meta and failure of items
 }
 
 // item is one message of a call.
 type item struct {
-	meta     Meta
+	meta     *Meta // nil until somebody asks
 	message  proto.Message
 	failure  error
 	delivery *delivery
@@ -61,7 +63,15 @@ func (c *Call) Messages() iter.Seq2[int, proto.Message] {
 }
 
 // Meta returns what is known of message i besides its content. It must not be changed.
-func (c *Call) Meta(i int) *Meta { return &c.items[i].meta }
+func (c *Call) Meta(i int) *Meta {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := &c.items[i]
+	if m.meta == nil {
+		m.meta = m.delivery.meta(c.deadline)
+	}
+	return m.meta
+}
 
 // Fail fails message i of the call with err, which means what it would if a handler of single messages returned it; the other messages of
 // a batch are not concerned. A message that was failed before the handler is called is not handed to it, and if none is left, the

@@ -23,6 +23,7 @@ type consumer struct {
 	// It also guards the fields of sessions that say so.
 	mu struct {
 		sync.Mutex
+		coming  bool                // a goroutine is about to call nextLocked
 		running int                 // handlers that have not returned
 		held    int                 // their messages
 		handled map[place]*delivery // the last of each message, of the handlers that have not returned

@@ -1,8 +1,6 @@
 package mq
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,29 +10,32 @@ import (
 // tokenBytes is the length of a lease token.
 const tokenBytes = 32
 
-// delivery is one message leased to a session.
+// delivery is one message leased to a session. Its token and its encoding are parts of what the sidecar sent.
 type delivery struct {
-	session *session
-	place
-	token     []byte
+	session   *session
+	handling  *handling // the call of a handler, unless the subscription has batches
+	token     *[tokenBytes]byte
 	encoding  []byte // of the Record
-	attempt   uint32
-	published time.Time
+	published int64  // in ms since 1970
+	place
+	attempt uint32
 
 	// Guarded by consumer.mu.
-	settled  bool          // its outcome is decided
-	returned chan struct{} // closed when its handler returns; made by the delivery that waits for that
-	before   chan struct{} // of an earlier delivery of the message, whose handler has not returned
-	manual   *manual       // of a handler that settles itself
-	early    bool          // it was settled while its handler went on, by that or by a transaction
-	over     bool          // its handler has returned
+	settled        bool          // its outcome is decided
+	early          bool          // it was settled while its handler went on, by that or by a transaction
+	over           bool          // its handler has returned
+	returned       chan struct{} // closed when its handler returns; made by the delivery that waits for that
+	before         chan struct{} // of an earlier delivery of the message, whose handler has not returned
+	next, previous *delivery     // in waiting
 
 	// Of one that a transaction acknowledges, guarded as well.
 	held      bool                 // the transaction is on its way
 	judged    bool                 // outcome is to be reported if the transaction fails
-	outcome   *brokerv1.Settlement // nil for an acknowledgement
 	committed bool                 // the transaction was applied
 	doubtful  bool                 // it is not known whether it was
+	outcome   *brokerv1.Settlement // nil for an acknowledgement
+
+	result *brokerv1.Settlement // what its handler makes of it; of the goroutine of that
 
 	// Of subscriptions with batches.
 	size    int // bytes of the payload
@@ -51,99 +52,143 @@ type place struct {
 // accept starts handlers for what the sidecar delivers. What there is no handler for waits, as far as it was asked for; the rest is given
 // back: that happens while draining, and when the sidecar has not yet heard that a handler is stuck.
 func (s *session) accept(slices []*brokerv1.Slice) error {
-	var all []*delivery
+	var all waiting
 	for _, slice := range slices {
-		var err error
-		if all, err = s.appendDeliveries(all, slice); err != nil {
+		if err := s.unpack(&all, slice); err != nil {
 			return err
 		}
 	}
 	s.consumer.mu.Lock()
 	defer s.consumer.mu.Unlock()
-	s.state.open += len(all)
-	batches := s.consumer.subscription.style == inBatches
-	now := s.consumer.worker.client.hooks.Clock.Now()
-	for _, d := range all {
-		if batches {
-			d.size, d.arrived = payloadBytes(d.encoding), now
-		}
-		s.state.waiting.push(d)
-	}
+	s.state.open += all.count
+	s.state.waiting.join(&all)
 	// Only now: a message of high priority may stand behind others.
 	s.startLocked()
 	return nil
 }
 
-// appendDeliveries appends the deliveries of a slice.
-func (s *session) appendDeliveries(all []*delivery, slice *brokerv1.Slice) ([]*delivery, error) {
-	n := len(slice.GetOffsets())
-	if len(slice.GetTokens()) != n*tokenBytes || (len(slice.GetAttempts()) != 0 && len(slice.GetAttempts()) != n) {
-		return nil, fmt.Errorf("the sidecar sent %d offsets with %d bytes of tokens and %d attempts",
-			n, len(slice.GetTokens()), len(slice.GetAttempts()))
+// slab is how many deliveries are allocated at once. A handler that goes on keeps those that were allocated with its own, which are of the
+// same slice, and what they were decoded to.
+const slab = 32
+
+// unpack puts the deliveries of a slice to those that wait.
+func (s *session) unpack(to *waiting, slice *brokerv1.Slice) error {
+	offsets, tokens, attempts := slice.GetOffsets(), slice.GetTokens(), slice.GetAttempts()
+	n := len(offsets)
+	if len(tokens) != n*tokenBytes || (len(attempts) != 0 && len(attempts) != n) {
+		return fmt.Errorf("the sidecar sent %d offsets with %d bytes of tokens and %d attempts", n, len(tokens), len(attempts))
 	}
-	published := time.UnixMilli(slice.GetAppendTimeMs())
+	subscription := s.consumer.subscription
+	batches := subscription.style == inBatches
+	var now time.Time
+	if batches {
+		now = s.consumer.worker.client.hooks.Clock.Now()
+	}
+	var singles []single
+	var plain []delivery
 	i := 0
 	for field, err := range bytesFields(slice.GetRecords()) {
 		if err != nil {
-			return nil, fmt.Errorf("the sidecar sent malformed records: %w", err)
+			return fmt.Errorf("the sidecar sent malformed records: %w", err)
 		}
 		if field.number != setRecords {
 			continue
 		}
 		if i == n {
-			return nil, fmt.Errorf("the sidecar sent more records than the %d offsets", n)
+			return fmt.Errorf("the sidecar sent more records than the %d offsets", n)
 		}
-		d := &delivery{
-			session:   s,
-			place:     place{slice.GetPartition(), slice.GetPriority(), slice.GetOffsets()[i]},
-			token:     slice.GetTokens()[i*tokenBytes : (i+1)*tokenBytes],
-			encoding:  field.value,
-			attempt:   1,
-			published: published,
+		var d *delivery
+		if batches {
+			if len(plain) == 0 {
+				plain = make([]delivery, min(n-i, slab))
+			}
+			d, plain = &plain[0], plain[1:]
+			d.size, d.arrived = payloadBytes(field.value), now
+		} else {
+			if len(singles) == 0 {
+				singles = make([]single, min(n-i, slab))
+			}
+			d = singles[0].make(s)
+			singles = singles[1:]
 		}
-		if len(slice.GetAttempts()) > 0 {
-			d.attempt = slice.GetAttempts()[i]
+		d.session = s
+		d.place = place{slice.GetPartition(), slice.GetPriority(), offsets[i]}
+		d.token = (*[tokenBytes]byte)(tokens[i*tokenBytes:])
+		d.encoding = field.value
+		d.published = slice.GetAppendTimeMs()
+		d.attempt = 1
+		if len(attempts) > 0 {
+			d.attempt = attempts[i]
 		}
-		all = append(all, d)
+		to.push(d)
 		i++
 	}
 	if i != n {
-		return nil, fmt.Errorf("the sidecar sent %d records with %d offsets", i, n)
+		return fmt.Errorf("the sidecar sent %d records with %d offsets", i, n)
 	}
-	return all, nil
+	return nil
+}
+
+// single is a delivery and the call of a handler with it.
+type single struct {
+	delivery delivery
+	handling handling
+}
+
+func (o *single) make(s *session) *delivery {
+	d, h := &o.delivery, &o.handling
+	d.handling = h
+	h.session = s
+	h.call.subscription = s.consumer.subscription
+	h.one[0] = d
+	h.all = h.one[:]
+	return d
 }
 
 // payloadBytes is the length of a record's payload, 0 if the record is malformed.
 func payloadBytes(encoding []byte) int {
-	record, _ := parseRecord(encoding)
-	return len(record.payload)
+	payload, _ := payloadOf(encoding)
+	return len(payload)
 }
 
-// startLocked starts handlers while there is room for them, and gives back what may not wait. It is called when deliveries come, when a
-// handler returns, when a batch has waited long enough, and when draining begins.
+// payloadOf returns the payload of a record, as parseRecord does.
+func payloadOf(encoding []byte) (payload []byte, err error) {
+	for field, err := range bytesFields(encoding) {
+		if err != nil {
+			return nil, err
+		}
+		if field.number == recordPayload {
+			payload = field.value
+		}
+	}
+	return payload, nil
+}
+
+// startLocked sees to it that handlers are called while there is room for them, and gives back what may not wait. It is called when deliveries
+// come, when a handler is called or returns, when a batch has waited long enough, and when draining begins.
 func (s *session) startLocked() {
 	c, filling := s.consumer, false
-	for !s.state.draining && c.mu.running < s.limit {
-		if c.subscription.style == inBatches {
+	if c.subscription.style != inBatches {
+		if !c.mu.coming && s.roomyLocked() && s.state.waiting.count > 0 {
+			c.mu.coming = true
+			go c.work()
+		}
+	} else {
+		for s.roomyLocked() {
 			all := s.fillLocked()
 			if filling = all == nil; filling {
 				break
 			}
-			s.holdLocked(all...)
-			go s.handleBatch(all)
-			continue
+			h := &handling{session: s, all: all}
+			h.call.subscription = c.subscription
+			s.beginLocked(h, time.Now())
+			go c.handle(h)
 		}
-		d := s.state.waiting.first()
-		if d == nil {
-			break
-		}
-		s.holdLocked(d)
-		go d.handle()
 	}
 	for s.state.waiting.count > max(0, s.roomLocked()) {
 		d := s.state.waiting.last()
 		d.settled = true
-		s.reportLocked(d.token, release())
+		s.reportLocked(d, release())
 	}
 	if !filling {
 		s.parkLocked(0)
@@ -152,184 +197,46 @@ func (s *session) startLocked() {
 	s.parkLocked(s.state.waiting.count)
 }
 
-// holdLocked notes that a handler is called with these deliveries.
-func (s *session) holdLocked(all ...*delivery) {
-	c := s.consumer
-	c.mu.running++
-	c.mu.held += len(all)
-	s.state.handlers++
-	s.state.active += len(all)
-	for _, d := range all {
-		if earlier := c.mu.handled[d.place]; earlier != nil {
-			if earlier.returned == nil {
-				earlier.returned = make(chan struct{})
-			}
-			d.before = earlier.returned
-		}
-		c.mu.handled[d.place] = d
-	}
-}
+// roomyLocked reports whether there is room for another handler.
+func (s *session) roomyLocked() bool { return !s.state.draining && s.consumer.mu.running < s.limit }
 
-// handle runs the handler and reports the outcome.
-func (d *delivery) handle() {
-	s := d.session
-	c := &Call{subscription: s.consumer.subscription}
-	c.items = c.single[:]
-	ctx, cancel, deadline := d.context(c)
-	defer cancel()
-	watch := context.AfterFunc(ctx, func() { s.expire([]*delivery{d}, context.Cause(ctx)) })
-	call(ctx, func(ctx context.Context) error {
-		if err := d.awaitEarlier(ctx); err != nil {
-			return err
-		}
-		if err := d.open(&c.single[0], deadline); err != nil {
-			return err
-		}
-		c.failed = c.subscription.handle(context.WithValue(ctx, callKey{}, c), c)
-		return c.failed
-	}, s.panicked(d), func(outcome *brokerv1.Settlement) {
-		watch()
-		if c.Failure(0) != nil {
-			c.failed = c.Failure(0)
-			outcome = c.outcome(ctx, 0, outcome)
-		}
-		if c.subscription.style == answering {
-			outcome = d.answer(ctx, c, outcome)
-		}
-		s.finish([]*delivery{d}, []*brokerv1.Settlement{outcome})
-	})
-}
-
-// context returns the handler's context, which ends when the processing timeout is over.
-func (d *delivery) context(c *Call) (context.Context, context.CancelFunc, time.Time) {
-	s := d.session
-	if c.subscription.style != bySelf {
-		ctx, cancel := context.WithTimeoutCause(s.handling, s.policy.timeout, s.timedOut)
-		deadline, _ := ctx.Deadline()
-		return ctx, cancel, deadline
-	}
-	// One that can be put off.
-	ctx, cancel := context.WithCancelCause(s.handling)
-	d.manual = &manual{delivery: d, timer: time.AfterFunc(s.policy.timeout, func() { cancel(s.timedOut) }),
-		cause: func() error { return context.Cause(ctx) }}
-	c.manual = d.manual
-	return ctx, func() {
-		d.manual.timer.Stop()
-		cancel(nil)
-	}, time.Now().Add(s.policy.timeout)
-}
-
-// awaitEarlier waits for the handler of an earlier delivery, whose lease was lost, to return: one message, one handler at a time.
-func (d *delivery) awaitEarlier(ctx context.Context) error {
-	if d.before == nil {
+// nextLocked returns what a goroutine that calls handlers is to handle next, nil if there is nothing. Batches have goroutines of their own.
+func (s *session) nextLocked(now time.Time) *handling {
+	if s.consumer.subscription.style == inBatches || !s.roomyLocked() {
 		return nil
 	}
-	select {
-	case <-d.before:
+	d := s.state.waiting.first()
+	if d == nil {
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	s.beginLocked(d.handling, now)
+	return d.handling
 }
 
-// open decodes the message and what is known of it.
-func (d *delivery) open(to *item, deadline time.Time) error {
-	record, err := parseRecord(d.encoding)
+// open decodes the message.
+func (d *delivery) open(to *item) error {
+	to.delivery = d
+	payload, err := payloadOf(d.encoding)
 	if err != nil {
 		return &undecodable{err}
 	}
-	subscription := d.session.consumer.subscription
-	to.meta = Meta{
-		ID: record.id, Topic: subscription.Topic, Group: subscription.Group, Key: record.key,
-		Partition: d.partition, Priority: d.priority, Offset: d.offset, Attempt: d.attempt,
-		Deadline: deadline, Published: d.published, record: record,
-	}
-	if to.meta.ID == "" {
-		to.meta.ID = d.place.id()
-	}
-	to.delivery = d
-	to.message, err = subscription.decode(record.payload)
+	to.message, err = d.session.consumer.subscription.decode(payload)
 	return err
 }
 
-// panicked logs the panic of a handler. First is the first message that it was called with.
-func (s *session) panicked(first *delivery) func(value any, stack []byte) {
-	return func(value any, stack []byte) {
-		s.consumer.log.Error("a handler panicked", "partition", first.partition, "offset", first.offset, "attempt", first.attempt,
-			"panic", value, "stack", string(stack))
+// meta is what is known of the message besides its content.
+func (d *delivery) meta(deadline time.Time) *Meta {
+	record, _ := parseRecord(d.encoding) // open has gone through it
+	subscription := d.session.consumer.subscription
+	m := &Meta{
+		ID: record.id, Topic: subscription.Topic, Group: subscription.Group, Key: record.key,
+		Partition: d.partition, Priority: d.priority, Offset: d.offset, Attempt: d.attempt,
+		Deadline: deadline, Published: time.UnixMilli(d.published), record: record,
 	}
-}
-
-// expire settles deliveries whose handler takes too long. Other ends of its context change nothing: at shutdown the handler
-// has a little time left, and without the stream there is no lease to settle.
-func (s *session) expire(all []*delivery, cause error) {
-	if !errors.Is(cause, ErrProcessingTimeout) {
-		return
+	if m.ID == "" {
+		m.ID = d.place.id()
 	}
-	c := s.consumer
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	expired := 0
-	for _, d := range all {
-		if d.settled || s.state.lost {
-			continue
-		}
-		d.settled = true
-		s.state.active--
-		s.settleLocked(d, d.timedOut(cause))
-		expired++
-	}
-	if expired == 0 {
-		return
-	}
-	signal(s.adjust)
-	c.log.Warn("a handler takes longer than the processing timeout", "partition", all[0].partition, "offset", all[0].offset,
-		"attempt", all[0].attempt, "messages", expired, "timeout", s.policy.timeout)
-}
-
-// finish frees the handler's place and reports the outcomes of the deliveries that are not settled.
-func (s *session) finish(all []*delivery, outcomes []*brokerv1.Settlement) {
-	c := s.consumer
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.mu.running--
-	c.mu.held -= len(all)
-	s.state.handlers--
-	settled := 0
-	for i, d := range all {
-		if c.mu.handled[d.place] == d {
-			delete(c.mu.handled, d.place)
-		}
-		if d.returned != nil {
-			close(d.returned)
-		}
-		if d.early {
-			s.state.early--
-		}
-		d.over = true
-		if d.committed && !acknowledges(outcomes[i]) {
-			c.log.Warn("a handler failed after its transaction was applied, which has acknowledged the message", "partition", d.partition,
-				"offset", d.offset, "attempt", d.attempt, "error", errorOf(outcomes[i]))
-		}
-		if d.settled {
-			continue
-		}
-		d.settled = true
-		settled++
-		s.state.active--
-		s.settleLocked(d, outcomes[i])
-	}
-	if c.mu.current != nil {
-		defer c.mu.current.startLocked()
-	}
-	if settled < len(all) || s != c.mu.current {
-		// A place was not part of the credit and now is.
-		if c.mu.current != nil {
-			signal(c.mu.current.adjust)
-		}
-		signal(s.wake)
-	}
-	signal(c.returned)
+	return m
 }
 
 // worthReporting reports whether an outcome matters once the stream is lost. A handler that was cut off returns an error for

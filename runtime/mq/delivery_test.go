@@ -33,8 +33,13 @@ func FuzzSlice(f *testing.F) {
 		if proto.Unmarshal(encoding, slice) != nil {
 			return
 		}
-		s := &session{}
-		all, err := s.appendDeliveries(nil, slice)
+		s := &session{consumer: &consumer{subscription: &subscription{}}}
+		var w waiting
+		err := s.unpack(&w, slice)
+		var all []*delivery
+		for d := w.first(); d != nil; d = w.first() {
+			all = append(all, d)
+		}
 		set := &brokerv1.RecordSet{}
 		if proto.Unmarshal(slice.GetRecords(), set) == nil && err == nil && len(set.GetRecords()) != len(all) {
 			t.Fatalf("%d deliveries of %d records", len(all), len(set.GetRecords()))
@@ -44,9 +49,8 @@ func FuzzSlice(f *testing.F) {
 		}
 		var offsets []int64
 		var tokens []byte
-		var w waiting
 		for i, d := range all {
-			offsets, tokens = append(offsets, d.offset), append(tokens, d.token...)
+			offsets, tokens = append(offsets, d.offset), append(tokens, d.token[:]...)
 			if n := len(slice.GetAttempts()); n == 0 && d.attempt != 1 || n > 0 && d.attempt != slice.GetAttempts()[i] {
 				t.Fatalf("attempt %d of %v", d.attempt, slice)
 			}

@@ -100,7 +100,7 @@ func (s *session) settleLocked(d *delivery, outcome *brokerv1.Settlement) {
 		outcome = retry(errDoubtful.Error())
 	}
 	if !s.state.lost || worthReporting(outcome) {
-		s.reportLocked(d.token, outcome)
+		s.reportLocked(d, outcome)
 	}
 }
 

@@ -95,8 +95,7 @@ func HandleDelivery[T any, P interface {
 // manual is what a handler that settles itself can do to its delivery.
 type manual struct {
 	delivery *delivery
-	timer    *time.Timer  // ends the handler's context
-	cause    func() error // of its end
+	timer    *time.Timer // calls expire
 
 	result Outcome // how the handler settled the message; guarded by consumer.mu
 }
@@ -145,7 +144,7 @@ func (d *delivery) openLocked() error {
 	switch s := d.session; {
 	case d.early, d.over, d.held:
 		return ErrSettled
-	case d.settled, d.manual != nil && errors.Is(d.manual.cause(), ErrProcessingTimeout): // then expire may still wait for the lock
+	case d.settled:
 		return s.timedOut
 	case s.state.deaf:
 		return ErrLeaseLost
@@ -167,11 +166,11 @@ func (m *manual) settle(ctx context.Context, outcome *brokerv1.Settlement) error
 		if s.state.answers == nil {
 			s.state.answers = make(map[string]chan error)
 		}
-		s.state.answers[string(d.token)] = answer
+		s.state.answers[string(d.token[:])] = answer
 		d.settled, d.early, m.result = true, true, outcomeOfSettlement(outcome)
 		s.state.active--
 		s.state.early++
-		s.reportLocked(d.token, outcome)
+		s.reportLocked(d, outcome)
 		signal(s.adjust)
 		return nil
 	}(); err != nil {

@@ -47,7 +47,7 @@ func (m Meta) Headers() iter.Seq2[string, string] { return m.record.headers() }
 // Elsewhere it is the zero Meta.
 func MetaFrom(ctx context.Context) Meta {
 	if c, ok := ctx.Value(callKey{}).(*Call); ok && !c.Batch() {
-		return c.items[0].meta
+		return *c.Meta(0)
 	}
 	return Meta{}
 }

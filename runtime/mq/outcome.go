@@ -127,33 +127,6 @@ func verdict(ctx context.Context, err error) *brokerv1.Settlement {
 	}
 }
 
-// call runs handle and gives what its return means to judge. A panic, in the handler or in the methods of its error, is an error
-// like others, with the stack; panicked hears of it first. A call of runtime.Goexit is an error too, and ends the goroutine: do
-// not rely on call returning.
-func call(
-	ctx context.Context,
-	handle func(context.Context) error,
-	panicked func(value any, stack []byte),
-	judge func(*brokerv1.Settlement),
-) {
-	var result *brokerv1.Settlement
-	returned := false
-	defer func() {
-		if !returned {
-			result = retry(errGoexit.Error())
-		}
-		judge(result)
-	}()
-	defer func() {
-		if p := recover(); p != nil {
-			panicked(p, debug.Stack())
-			result, returned = panicOutcome(p), true
-		}
-	}()
-	result = verdict(ctx, handle(ctx))
-	returned = true
-}
-
 // panicOutcome is the outcome of a panic that is being recovered from.
 func panicOutcome(value any) *brokerv1.Settlement {
 	return retry(fmt.Sprintf("panic: %v\n\n%s", value, debug.Stack()))

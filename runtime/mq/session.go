@@ -21,7 +21,7 @@ const closeGrace = 5 * time.Second
 // session is one Consume stream and the leases that live as long as it does.
 //
 // Three goroutines serve it: read receives, control sends, settle reports outcomes by calls of their own, so that a stream full
-// of deliveries cannot hold up acknowledgements. Each delivery that is handled has a goroutine too.
+// of deliveries cannot hold up acknowledgements. Handlers are called in goroutines of the consumer.
 type session struct {
 	consumer *consumer
 	policy   policy // written by read before the first delivery
@@ -35,7 +35,8 @@ type session struct {
 	opened time.Time
 	heard  atomic.Int64 // when the sidecar last said something, in nanoseconds since opened
 
-	handling context.Context // parent of handlers' contexts
+	handling context.Context // handlers' contexts end with it, and have its values
+	endings  endings         // written by read before the first delivery
 
 	joined  chan time.Duration // of capacity 1: the lease in force
 	adjust  chan struct{}      // of capacity 1: the credit has changed
@@ -44,31 +45,33 @@ type session struct {
 
 	// Guarded by consumer.mu.
 	state struct {
-		joined   bool
-		draining bool // nothing is started any more
-		lost     bool // the stream is gone
-		deaf     bool // settle has ended
-		handlers int  // handlers that have not returned
-		active   int  // their deliveries that are not settled
-		open     int  // deliveries whose outcome the sidecar has not confirmed
-		early    int  // deliveries that their handlers settled themselves, and have not returned from
-		waiting  waiting
-		filling  hook.Timer // for a batch that is not full; nil until one was
-		parked   int        // deliveries that wait for filling alone
-		outcomes outcomes
-		answers  map[string]chan error // by token: handlers that wait for what becomes of their outcome
+		joined      bool
+		draining    bool        // nothing is started any more
+		lost        bool        // the stream is gone
+		interrupted bool        // handling has ended
+		deaf        bool        // settle has ended
+		handlers    int         // handlers that have not returned
+		handlings   handlings   // their calls, but for those whose contexts have ended
+		deadline    *time.Timer // calls expireDue; nil until it was needed
+		armed       bool        // deadline is set
+		active      int         // their deliveries that are not settled
+		open        int         // deliveries whose outcome the sidecar has not confirmed
+		early       int         // deliveries that their handlers settled themselves, and have not returned from
+		waiting     waiting
+		filling     hook.Timer // for a batch that is not full; nil until one was
+		parked      int        // deliveries that wait for filling alone
+		outcomes    outcomes
+		answers     map[string]chan error // by token: handlers that wait for what becomes of their outcome
 	}
 }
 
-// session opens a stream and serves it until it ends. Joined reports that the sidecar took the consumer in; err is nil if the
-// stream ended in good order.
-func (c *consumer) session(l life) (joined bool, err error) {
-	s := &session{
+// newSession returns a session whose stream is not open. It ends with interrupt.
+func (c *consumer) newSession(l life) (s *session, interrupt context.CancelCauseFunc) {
+	s = &session{
 		consumer: c,
 		policy:   c.policy,
 		limit:    c.limit(),
 		window:   c.window(),
-		timedOut: fmt.Errorf("%w after %v", ErrProcessingTimeout, c.policy.timeout),
 		opened:   time.Now(),
 		joined:   make(chan time.Duration, 1),
 		adjust:   make(chan struct{}, 1),
@@ -76,8 +79,17 @@ func (c *consumer) session(l life) (joined bool, err error) {
 		wake:     make(chan struct{}, 1),
 	}
 	s.ctx, s.lose = context.WithCancelCause(l.streams)
-	var interrupt context.CancelCauseFunc
 	s.handling, interrupt = context.WithCancelCause(l.handling)
+	s.endings.returned, s.endings.interrupted = endedByReturn(s.handling), ending{s.handling}
+	s.setTimeout()
+	context.AfterFunc(s.handling, s.interrupt)
+	return s, interrupt
+}
+
+// session opens a stream and serves it until it ends. Joined reports that the sidecar took the consumer in; err is nil if the
+// stream ended in good order.
+func (c *consumer) session(l life) (joined bool, err error) {
+	s, interrupt := c.newSession(l)
 	settling, giveUp := context.WithCancel(l.streams)
 
 	c.mu.Lock()
@@ -186,9 +198,15 @@ func (s *session) join(m *brokerv1.ConsumeResponse_Joined) {
 		return
 	}
 	s.policy.adopt(m.GetLease(), m.GetProcessingTimeout())
-	s.timedOut = fmt.Errorf("%w after %v", ErrProcessingTimeout, s.policy.timeout)
+	s.setTimeout()
 	s.joined <- s.policy.lease
 	s.consumer.log.Info("consuming", "lease", s.policy.lease, "max_in_flight", s.window, "handlers", s.limit)
+}
+
+// setTimeout takes over the processing timeout of the policy.
+func (s *session) setTimeout() {
+	s.timedOut = fmt.Errorf("%w after %v", ErrProcessingTimeout, s.policy.timeout)
+	s.endings.timedOut = endedBy(s.handling, s.timedOut)
 }
 
 // control sends heartbeats and credit, watches for silence, and closes the stream once it is drained. Lease is the lease in

@@ -25,15 +25,15 @@ type outcomes struct {
 func (o outcomes) count() int { return len(o.acks)/tokenBytes + len(o.others) }
 
 // reportLocked queues the outcome of a delivery, nil for a plain acknowledgement. The queue is bounded by the deliveries in hand.
-func (s *session) reportLocked(token []byte, outcome *brokerv1.Settlement) {
+func (s *session) reportLocked(d *delivery, outcome *brokerv1.Settlement) {
 	if s.state.deaf {
 		s.consumer.worker.counts.unsettled.Add(1)
 		return
 	}
 	if outcome == nil {
-		s.state.outcomes.acks = append(s.state.outcomes.acks, token...)
+		s.state.outcomes.acks = append(s.state.outcomes.acks, d.token[:]...)
 	} else {
-		outcome.Token = token
+		outcome.Token = d.token[:]
 		s.state.outcomes.others = append(s.state.outcomes.others, outcome)
 	}
 	signal(s.wake)

@@ -400,7 +400,7 @@ func acknowledgements(all []*delivery) []*brokerv1.Acknowledgement {
 			i = len(list)
 			list = append(list, &brokerv1.Acknowledgement{Group: s.Group, Topic: s.Topic})
 		}
-		list[i].Tokens = append(list[i].Tokens, d.token...)
+		list[i].Tokens = append(list[i].Tokens, d.token[:]...)
 	}
 	return list
 }

@@ -7,24 +7,48 @@ import (
 
 // waiting holds deliveries that no handler has started on: the highest priority first, and of one priority in order of arrival.
 type waiting struct {
-	levels [MaxPriority + 1][]*delivery
+	levels [MaxPriority + 1]struct{ first, last *delivery }
 	count  int
 	bytes  int // sum of the sizes
 }
 
 // push adds a delivery. A priority that no topic has counts as the highest.
 func (w *waiting) push(d *delivery) {
-	level := min(d.priority, MaxPriority)
-	w.levels[level] = append(w.levels[level], d)
+	level := &w.levels[min(d.priority, MaxPriority)]
+	d.previous = level.last
+	if level.last == nil {
+		level.first = d
+	} else {
+		level.last.next = d
+	}
+	level.last = d
 	w.count++
 	w.bytes += d.size
 }
 
+// join adds what waits in other, which is not used any more.
+func (w *waiting) join(other *waiting) {
+	for i := range other.levels {
+		level, more := &w.levels[i], other.levels[i]
+		switch {
+		case more.first == nil:
+			continue
+		case level.last == nil:
+			*level = more
+			continue
+		}
+		level.last.next, more.first.previous = more.first, level.last
+		level.last = more.last
+	}
+	w.count += other.count
+	w.bytes += other.bytes
+}
+
 // peek returns the delivery to start next, nil if there is none.
 func (w *waiting) peek() *delivery {
-	for _, queue := range slices.Backward(w.levels[:]) {
-		if len(queue) > 0 {
-			return queue[0]
+	for i := range slices.Backward(w.levels[:]) {
+		if d := w.levels[i].first; d != nil {
+			return d
 		}
 	}
 	return nil
@@ -33,9 +57,9 @@ func (w *waiting) peek() *delivery {
 // oldest returns when the one that waits longest came. There must be one, and arrivals must have been noted.
 func (w *waiting) oldest() time.Time {
 	var first time.Time
-	for _, queue := range w.levels {
-		if len(queue) > 0 && (first.IsZero() || queue[0].arrived.Before(first)) {
-			first = queue[0].arrived
+	for i := range w.levels {
+		if d := w.levels[i].first; d != nil && (first.IsZero() || d.arrived.Before(first)) {
+			first = d.arrived
 		}
 	}
 	return first
@@ -43,30 +67,37 @@ func (w *waiting) oldest() time.Time {
 
 // first takes the delivery to start next, nil if there is none.
 func (w *waiting) first() *delivery {
-	for level := range slices.Backward(w.levels[:]) {
-		if queue := w.levels[level]; len(queue) > 0 {
-			d := queue[0]
-			queue[0] = nil
-			w.levels[level] = queue[1:]
-			w.count--
-			w.bytes -= d.size
+	d := w.peek()
+	if d != nil {
+		w.remove(d)
+	}
+	return d
+}
+
+// last takes the delivery that would be started last, nil if there is none.
+func (w *waiting) last() *delivery {
+	for i := range w.levels {
+		if d := w.levels[i].last; d != nil {
+			w.remove(d)
 			return d
 		}
 	}
 	return nil
 }
 
-// last takes the delivery that would be started last, nil if there is none.
-func (w *waiting) last() *delivery {
-	for level, queue := range w.levels {
-		if end := len(queue) - 1; end >= 0 {
-			d := queue[end]
-			queue[end] = nil
-			w.levels[level] = queue[:end]
-			w.count--
-			w.bytes -= d.size
-			return d
-		}
+func (w *waiting) remove(d *delivery) {
+	level := &w.levels[min(d.priority, MaxPriority)]
+	if d.previous == nil {
+		level.first = d.next
+	} else {
+		d.previous.next = d.next
 	}
-	return nil
+	if d.next == nil {
+		level.last = d.previous
+	} else {
+		d.next.previous = d.previous
+	}
+	d.next, d.previous = nil, nil
+	w.count--
+	w.bytes -= d.size
 }
