@@ -99,6 +99,8 @@ type Broker struct {
 	origin  time.Time // of the monotonic clock that dispatch sees
 	wall0   time.Time // the time of day at the origin, or the latest that the store has seen if that is later
 	seed    maphash.Seed
+	chunks  *chunks
+	fetches sync.Pool // of *dispatch.Fetched
 
 	onActivity func() // may be nil
 
@@ -148,6 +150,8 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		origin: o.Clock.Now(), wall0: o.Clock.Wall().Round(0), seed: maphash.MakeSeed(), running: running, stop: stop,
 		declared: make(chan struct{}, 1), onActivity: o.OnActivity,
 	}
+	b.chunks = newChunks(chunkBytes, b.seed)
+	b.fetches.New = func() any { return new(dispatch.Fetched) }
 	b.gauge, _ = o.Engine.(engine.Gauge)
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)

@@ -2,14 +2,16 @@ package broker
 
 import (
 	"bytes"
+	"hash/maphash"
 	"strings"
 	"testing"
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
+	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
 
-// TestARunOfAChunk: the records of deliveries in their order, whether they are a part of the chunk or were copied out of it. Nobody who appends to them writes
+// TestARunOfAChunk: the records of deliveries in their order, whether the run keeps the chunk or has copied them. Nobody who appends to them writes
 // into the chunk.
 func TestARunOfAChunk(t *testing.T) {
 	const first, count = 100, 6
@@ -20,21 +22,109 @@ func TestARunOfAChunk(t *testing.T) {
 		chunk.Records = append(chunk.Records, framed[i]...)
 	}
 	whole := bytes.Clone(chunk.Records)
-	c := index(chunk)
+	c := newChunk(chunk, maphash.MakeSeed())
 	for _, places := range [][]int{{0}, {5}, {2}, {0, 1, 2, 3, 4, 5}, {3, 4, 5}, {4, 5}, {0, 1}, {0, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}, {0, 5}, {1, 3, 4, 5}, {5, 5}} {
-		var run []dispatch.Delivery
+		var leases []lease
 		var want []byte
 		for _, i := range places {
-			run = append(run, dispatch.Delivery{Offset: dispatch.Offset(first + i)})
+			leases = append(leases, lease{offset: dispatch.Offset(first + i), attempt: 1})
 			want = append(want, framed[i]...)
 		}
-		got := c.run(run)
-		if !bytes.Equal(got, want) {
-			t.Errorf("records of %v are %q, want %q", places, got, want)
+		run := Run{}.of(c, leases)
+		got := run.Slice().Records
+		if !bytes.Equal(got, want) || run.size != len(want) {
+			t.Errorf("records of %v are %q of %d, want %q", places, got, run.size, want)
+		}
+		row := true
+		for i, p := range places {
+			row = row && (i == 0 || p == places[i-1]+1)
+		}
+		if in := run.Row(); in != nil && !bytes.Equal(in, want) || in == nil && (row || run.chunk == nil) {
+			t.Errorf("records of %v are %q in one piece, want %q", places, in, want)
+		}
+		_ = append(run.Row(), "overwritten"...)
+		if kept, small := run.chunk != nil, sharedPart*len(want) < len(whole); kept == small {
+			t.Errorf("%v, %d bytes of %d, keeps its chunk alive: %v", places, len(want), len(whole), kept)
 		}
 		_ = append(got, "overwritten"...)
 		if !bytes.Equal(chunk.Records, whole) {
 			t.Fatalf("appending to %v changed the chunk", places)
 		}
+	}
+}
+
+// TestWhatIsKnownOfARecord: a chunk that is taken apart knows of each record what ParseRecord finds in it, whatever order its fields have.
+func TestWhatIsKnownOfARecord(t *testing.T) {
+	seed := maphash.MakeSeed()
+	ttl := func(raw []byte, ms uint64) []byte { return appendNumber(raw, recordTTL, ms) }
+	whole := NewRecord([]byte("SFO"), []byte("payload"), []topic.HeaderValue{{Name: "a", Value: "b"}}, "id")
+	all := [][]byte{
+		whole, ttl(whole, 70_000), ttl(nil, 1), {}, appendField(whole, recordKey, []byte("last key wins")), appendField(ttl(nil, 5), recordKey, []byte("late")),
+		appendNumber(appendNumber(whole, recordPrio, 3), recordCall, 1<<60), appendField(whole, recordReplyTo, bytes.Repeat([]byte{1}, InboxSize)),
+		appendField(whole, 200, []byte("unknown")), appendNumber(whole, 12, 9), whole[:len(whole)-1], {0x0a}, {0xff}, {0x0a, 0x83, 0x00, 'a', 'b', 'c'}, {0x8a, 0x00, 0x01, 'k'},
+		appendNumber(nil, recordKey, 7), appendField(nil, recordTTL, []byte{1}),
+	}
+	var set []byte
+	for _, raw := range all {
+		set = engine.AppendRecord(set, raw)
+	}
+	c := newChunk(engine.Chunk{First: 7, Count: len(all), Records: set}, seed)
+	for i, raw := range all {
+		o := dispatch.Offset(7 + i)
+		if got := c.record(o); !bytes.Equal(got, raw) {
+			t.Errorf("record %d is %x, want %x", i, got, raw)
+		}
+		r, err := ParseRecord(raw)
+		want := r.TTLMS
+		if err != nil {
+			r.Key, want = nil, unreadable
+		}
+		if c.keys[i] != hashKey(seed, r.Key) || c.ttls[i] != want {
+			t.Errorf("record %d, %x: key %x and ttl %d, want those of %q and %d", i, raw, c.keys[i], c.ttls[i], r.Key, want)
+		}
+	}
+}
+
+// TestChunksAreBounded: what was used longest ago goes first, and what nobody used for two rounds.
+func TestChunksAreBounded(t *testing.T) {
+	record := engine.AppendRecord(nil, bytes.Repeat([]byte{'x'}, 1000))
+	one := func(first engine.Offset) engine.Chunk { return engine.Chunk{First: first, Count: 1, Records: record} }
+	a, b := engine.LogID{Topic: 1}, engine.LogID{Topic: 2}
+	weight := newChunk(one(0), maphash.MakeSeed()).weight()
+	cs := newChunks(4*weight, maphash.MakeSeed())
+	check := func(log engine.LogID, there, gone []engine.Offset) {
+		t.Helper()
+		for _, o := range gone {
+			if cs.find(log, o) != nil {
+				t.Errorf("offset %d of log %v is still there", o, log)
+			}
+		}
+		for _, o := range there {
+			if c := cs.find(log, o); c == nil || c.First != o {
+				t.Errorf("offset %d of log %v has chunk %v", o, log, c)
+			}
+		}
+	}
+	for _, o := range []engine.Offset{2, 0, 1} {
+		cs.add(a, one(o))
+	}
+	cs.add(b, one(0))
+	check(a, []engine.Offset{2}, nil) // used
+	cs.add(b, one(1))
+	check(a, []engine.Offset{1, 2}, []engine.Offset{0, 3})
+	check(b, []engine.Offset{0, 1}, nil)
+	if had := cs.find(a, 1); cs.add(a, one(1)) != had {
+		t.Error("a chunk that is there was replaced")
+	}
+	cs.trim(a, 2)
+	check(a, []engine.Offset{2}, []engine.Offset{1})
+	cs.sweep()
+	check(b, []engine.Offset{1}, nil)
+	cs.sweep()
+	check(b, []engine.Offset{1}, []engine.Offset{0})
+	check(a, nil, []engine.Offset{2})
+	cs.trim(b, 9)
+	if cs.mu.bytes != 0 || len(cs.mu.logs) != 0 || cs.mu.oldest != nil || cs.mu.newest != nil {
+		t.Errorf("of nothing there are %d bytes, logs %v, from %v to %v", cs.mu.bytes, cs.mu.logs, cs.mu.oldest, cs.mu.newest)
 	}
 }

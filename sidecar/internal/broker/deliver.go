@@ -48,11 +48,16 @@ func (sv *serving) grant() bool {
 	return granted
 }
 
-// deliver hands leases to their sessions, a slice for each run of one session in one chunk.
+// deliver hands leases to their sessions, a run for each row of one session in one chunk.
 func (sv *serving) deliver(ctx context.Context, l *lane, all []dispatch.Delivery) error {
+	if len(all) == 0 {
+		return nil
+	}
 	sv.counted.Delivered += int64(len(all))
 	var gone []dispatch.Token
 	defer func() { sv.passTrimmed(l, gone) }()
+	leases := make([]lease, 0, len(all)) // of all runs
+	var c *chunk
 	for len(all) > 0 {
 		first := all[0]
 		if first.Redriven {
@@ -62,71 +67,54 @@ func (sv *serving) deliver(ctx context.Context, l *lane, all []dispatch.Delivery
 			all = all[1:]
 			continue
 		}
-		c, err := sv.chunkOf(ctx, l, first.Offset)
-		if errors.Is(err, errTrimmed) {
-			gone = append(gone, sv.token(first))
-			all = all[1:]
-			continue
+		if c == nil || !c.has(first.Offset) {
+			var err error
+			c, err = sv.chunkOf(ctx, l, first.Offset)
+			if errors.Is(err, errTrimmed) {
+				gone = append(gone, sv.token(first))
+				all = all[1:]
+				continue
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-		n := 1
-		for n < len(all) && all[n].Session == first.Session && !all[n].Redriven && engine.Offset(all[n].Offset) >= c.First && engine.Offset(all[n].Offset) <= c.Last() {
+		n, from := 0, len(leases)
+		for n < len(all) && all[n].Session == first.Session && !all[n].Redriven && c.has(all[n].Offset) {
+			leases = append(leases, leaseOf(all[n]))
 			n++
 		}
-		slice := sv.slice(l, c.TimeMS)
-		slice.Offsets, slice.Tokens, slice.Records = make([]int64, 0, n), make([]byte, 0, n*TokenSize), c.run(all[:n])
-		for _, d := range all[:n] {
-			sv.add(&slice, l, d)
-		}
-		sv.send(first.Session, slice)
+		sv.send(first.Session, sv.newRun(l, c.TimeMS).of(c, leases[from:len(leases):len(leases)]))
 		all = all[n:]
 	}
 	return nil
 }
 
-// slice is an empty slice of a lane.
-func (sv *serving) slice(l *lane, appendMS int64) Slice {
-	s := Slice{Partition: sv.partition, AppendMS: appendMS}
+// newRun is an empty run of a lane.
+func (sv *serving) newRun(l *lane, appendMS int64) Run {
+	r := Run{Partition: sv.partition, AppendMS: appendMS, epoch: uint64(sv.claim.claim.Epoch), tokens: sv.group.tokens, lane: l.index}
 	if len(sv.lanes) > 1 {
-		s.Priority = uint32(l.index) + 1
+		r.Priority = uint32(l.index) + 1
 	}
-	return s
+	return r
 }
 
-// add puts a delivery into a slice that has its record.
-func (sv *serving) add(s *Slice, l *lane, d dispatch.Delivery) {
-	if d.Attempt > 1 && s.Attempts == nil {
-		for range s.Offsets {
-			s.Attempts = append(s.Attempts, 1)
-		}
-	}
-	s.Offsets = append(s.Offsets, int64(d.Offset))
-	if s.Attempts != nil || d.Attempt > 1 {
-		s.Attempts = append(s.Attempts, d.Attempt)
-	}
-	s.Tokens = sv.group.tokens.append(s.Tokens, Token{
-		Token: sv.token(d), Partition: sv.partition, Lane: l.index,
-	})
-}
-
-func (sv *serving) send(id dispatch.SessionID, s Slice) {
+func (sv *serving) send(id dispatch.SessionID, r Run) {
 	if j := sv.sessions[id]; j != nil {
-		j.push(s)
+		j.push(r)
 	}
 }
 
 // deliverRedriven delivers a message whose record is kept beside the log.
 func (sv *serving) deliverRedriven(ctx context.Context, l *lane, d dispatch.Delivery) error {
-	r, err := loadRedriven(ctx, sv.store, laneNumber(l.index, d.Offset))
+	stored, err := loadRedriven(ctx, sv.store, laneNumber(l.index, d.Offset))
 	if err != nil {
 		return err
 	}
-	slice := sv.slice(l, r.GetAppendTimeMs())
-	slice.Records = engine.AppendRecord(nil, r.GetRecord())
-	sv.add(&slice, l, d)
-	sv.send(d.Session, slice)
+	r := sv.newRun(l, stored.GetAppendTimeMs())
+	r.records, r.leases = engine.AppendRecord(nil, stored.GetRecord()), []lease{leaseOf(d)}
+	r.size, r.again = len(r.records), d.Attempt > 1
+	sv.send(d.Session, r)
 	return nil
 }
 

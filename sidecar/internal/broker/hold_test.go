@@ -3,6 +3,7 @@ package broker_test
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,12 +22,14 @@ func holding(service string, o *mqv1.SubscribeOptions) {
 func TestADeadLetterThatCannotBeStoredHoldsNothing(t *testing.T) {
 	inBubbleWith(t, onePartition, holding, func(t *testing.T, w *world) {
 		const total = 600
-		w.publishSized(departed, total, 4<<10) // so much that the first is not kept in memory
+		w.publishSized(departed, total, 4<<10)
 		s := w.join("board", departed, 1000)
+		defer beat(s)()
 		var got []delivery
 		for len(got) < total {
 			got = append(got, w.next(s)...)
 		}
+		time.Sleep(3 * time.Minute) // so long that the first is not in memory any more
 		if err := w.engine.trimAll(t.Context()); err != nil {
 			t.Fatal(err)
 		}

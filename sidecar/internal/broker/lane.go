@@ -14,7 +14,6 @@ type lane struct {
 	index   uint8 // from 0, the lowest
 	log     engine.LogID
 	machine *dispatch.Partition
-	chunks  chunkCache
 	end     atomic.Int64 // of the log, durable
 	unwatch func()
 
@@ -30,7 +29,6 @@ type lane struct {
 // openLane makes the machine of a lane, and watches its log until unwatch is called.
 func (sv *serving) openLane(ctx context.Context, index uint8, saved laneState, now dispatch.Instant) (*lane, error) {
 	l := &lane{index: index, log: engine.LogID{Topic: sv.group.topic.id, Partition: sv.partition, Lane: index}}
-	l.chunks.limit = cacheBytes / sv.group.levels()
 	signal := sv.signal
 	l.unwatch = sv.broker.engine.Watch(l.log, func(end engine.Offset) { // before looking, so that no growth is missed
 		l.grown(end)

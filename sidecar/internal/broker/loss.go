@@ -78,6 +78,7 @@ func (b *Broker) noteTrim(ctx context.Context, t *topicState, log engine.LogID) 
 	if err != nil {
 		return err
 	}
+	b.chunks.trim(log, bounds.Begin)
 	for _, g := range b.groupsBy("", t.decl.Name) {
 		if g.resting() {
 			behind, err := g.shards[log.Partition].restsBehind(ctx, log.Lane, int64(bounds.Begin))

@@ -41,9 +41,9 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 	until, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if wait > 0 {
-		if news, err := s.Next(until, 1); err == nil {
+		if runs, _, err := s.Take(until, nil, 1); err == nil {
 			s.mu.Lock()
-			s.mu.queue = append(news.Slices, s.mu.queue...)
+			s.mu.queue = append(runs, s.mu.queue...)
 			s.mu.Unlock()
 		}
 	}
@@ -58,7 +58,10 @@ func (b *Broker) Pull(ctx context.Context, groupName, topicName string, n int, l
 		_ = sv.machine.Step(b.now(), dispatch.Join{Session: s.ID, Until: over, Once: true})
 	})
 	s.mu.Lock()
-	got := s.mu.queue
+	var got []Slice
+	for i := range s.mu.queue {
+		got = append(got, s.mu.queue[i].Slice())
+	}
 	s.mu.queue = nil
 	s.mu.Unlock()
 	if ctx.Err() != nil || err != nil && len(got) == 0 { // nobody is there to take them, or there is nothing to take

@@ -40,6 +40,7 @@ func (b *Broker) retain(ctx context.Context) {
 			for _, g := range r.allGroups() {
 				g.restIfUnused()
 			}
+			r.chunks.sweep()
 			next, stop = r.after(retainEvery)
 		case <-first:
 			first = nil

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"time"
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
@@ -398,12 +397,7 @@ func (sv *serving) answer() {
 }
 
 // keyHash is the gate that a key goes through.
-func (sv *serving) keyHash(key []byte) uint64 {
-	if len(key) == 0 {
-		return dispatch.NoKey
-	}
-	return max(1, maphash.Bytes(sv.broker.seed, key))
-}
+func (sv *serving) keyHash(key []byte) uint64 { return hashKey(sv.broker.seed, key) }
 
 // join adds a session, once.
 func (sv *serving) join(s *Session) {
@@ -437,11 +431,9 @@ func (sv *serving) hear() {
 
 func (sv *serving) leave(s *Session, crashed bool) {
 	now := sv.broker.now()
-	for _, slice := range s.unsent(sv.partition) {
-		for raw := slice.Tokens; len(raw) > 0; raw = raw[TokenSize:] {
-			if t, ok := sv.group.tokens.read(raw[:TokenSize]); ok {
-				_ = sv.lanes[t.Lane].machine.Step(now, dispatch.Release{Token: t.Token})
-			}
+	for _, run := range s.unsent(sv.partition) {
+		for i := range run.leases {
+			_ = sv.lanes[run.lane].machine.Step(now, dispatch.Release{Token: run.token(i).Token})
 		}
 	}
 	_ = sv.machine.Step(now, dispatch.Leave{Session: s.ID, Crashed: crashed})

@@ -3,30 +3,12 @@ package broker
 import (
 	"context"
 	"fmt"
-	"iter"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 )
-
-// Slice is a run of deliveries of one partition, ready to be sent. Lists are parallel to the records.
-type Slice struct {
-	Partition uint32
-	// Priority is the level of all its records, from 1, the lowest, or 0 in a topic without priorities.
-	Priority uint32
-	AppendMS int64
-	Offsets  []int64
-	// Attempts is empty if all are first attempts.
-	Attempts []uint32
-	Tokens   []byte // TokenSize each
-	Records  []byte // encoding of a RecordSet
-}
-
-// Lane is the lane of the slice's records.
-func (s Slice) Lane() uint8 { return uint8(max(s.Priority, 1) - 1) }
 
 // Session is a consumer's presence in a group. It lives from Join to Close, or until nothing was heard of it for the group's lease.
 type Session struct {
@@ -42,7 +24,7 @@ type Session struct {
 
 	mu struct {
 		sync.Mutex
-		queue    []Slice
+		queue    []Run
 		unsent   int // bytes of records in queue
 		err      *Error
 		draining bool
@@ -105,6 +87,11 @@ func (s *Session) Heartbeat() {
 // News is what a session has to tell its consumer.
 type News struct {
 	Slices []Slice
+	Signals
+}
+
+// Signals are what a session has to tell its consumer beside deliveries.
+type Signals struct {
 	// Drain says, once, that nothing more will be leased.
 	Drain bool
 	// Alive says that a heartbeat was taken.
@@ -114,30 +101,43 @@ type News struct {
 // Next returns what came up since the last call, waiting for it, with up to about maxBytes of records.
 // Errors: *Error when the session is over, and that of ctx.
 func (s *Session) Next(ctx context.Context, maxBytes int) (News, error) {
+	runs, signals, err := s.Take(ctx, nil, maxBytes)
+	if err != nil {
+		return News{}, err
+	}
+	news := News{Signals: signals, Slices: make([]Slice, len(runs))}
+	for i := range runs {
+		news.Slices[i] = runs[i].Slice()
+	}
+	return news, nil
+}
+
+// Take is Next for those who encode deliveries themselves: it adds them to runs.
+func (s *Session) Take(ctx context.Context, runs []Run, maxBytes int) ([]Run, Signals, error) {
 	for {
 		s.group.broker.turn(s)
 		select {
 		case <-s.wake: // what it tells of is looked at now
 		default:
 		}
-		if news, ok := s.news(maxBytes); ok {
-			return news, nil
+		if taken, signals, ok := s.news(runs, maxBytes); ok {
+			return taken, signals, nil
 		}
 		select {
 		case <-s.gone:
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.mu.err != nil {
-				return News{}, s.mu.err
+				return runs, Signals{}, s.mu.err
 			}
-			return News{}, fail(SessionLost, "", "the session is closed")
+			return runs, Signals{}, fail(SessionLost, "", "the session is closed")
 		default:
 		}
 		select {
 		case <-s.wake:
 		case <-s.gone:
 		case <-ctx.Done():
-			return News{}, ctx.Err()
+			return runs, Signals{}, ctx.Err()
 		}
 	}
 }
@@ -145,19 +145,21 @@ func (s *Session) Next(ctx context.Context, maxBytes int) (News, error) {
 // String names the goroutine that takes the session's news.
 func (s *Session) String() string { return fmt.Sprintf("session %d", s.ID) }
 
-func (s *Session) news(maxBytes int) (News, bool) {
+func (s *Session) news(runs []Run, maxBytes int) ([]Run, Signals, bool) {
 	s.mu.Lock()
 	size, n := 0, 0
 	for n < len(s.mu.queue) && (n == 0 || size < maxBytes) {
-		size += len(s.mu.queue[n].Records)
+		size += s.mu.queue[n].size
 		n++
 	}
-	news := News{Slices: slices.Clone(s.mu.queue[:n]), Drain: s.mu.draining, Alive: s.mu.alive}
+	runs = append(runs, s.mu.queue[:n]...)
 	clear(s.mu.queue[:n]) // what was taken is not kept alive by what follows it
-	s.mu.queue = s.mu.queue[n:]
-	if len(s.mu.queue) == 0 {
+	if n == len(s.mu.queue) && cap(s.mu.queue) <= keptQueue {
+		s.mu.queue = s.mu.queue[:0]
+	} else if s.mu.queue = s.mu.queue[n:]; len(s.mu.queue) == 0 {
 		s.mu.queue = nil
 	}
+	signals := Signals{Drain: s.mu.draining, Alive: s.mu.alive}
 	s.mu.draining, s.mu.alive = false, false
 	wasFull := s.full()
 	s.mu.unsent -= size
@@ -166,8 +168,11 @@ func (s *Session) news(maxBytes int) (News, bool) {
 	if room {
 		s.room()
 	}
-	return news, n > 0 || news.Drain || news.Alive
+	return runs, signals, n > 0 || signals.Drain || signals.Alive
 }
+
+// keptQueue is how long a queue is whose memory an empty session keeps.
+const keptQueue = 64
 
 // MaxUnsentBytes is how many bytes of records may wait at a session to be sent. While there are as many, it is leased no more, whatever its credits are: what a
 // consumer does not read yet stays on disk. Each partition may go beyond it by what it leases at a time.
@@ -191,17 +196,17 @@ func (s *Session) room() {
 	s.group.creditsFree()
 }
 
-// unsent takes the slices of a partition that were never sent.
-func (s *Session) unsent(partition uint32) (taken []Slice) {
+// unsent takes the runs of a partition that were never sent.
+func (s *Session) unsent(partition uint32) (taken []Run) {
 	s.mu.Lock()
 	wasFull := s.full()
 	kept := s.mu.queue[:0]
-	for _, slice := range s.mu.queue {
-		if slice.Partition == partition {
-			taken = append(taken, slice)
-			s.mu.unsent -= len(slice.Records)
+	for _, run := range s.mu.queue {
+		if run.Partition == partition {
+			taken = append(taken, run)
+			s.mu.unsent -= run.size
 		} else {
-			kept = append(kept, slice)
+			kept = append(kept, run)
 		}
 	}
 	clear(s.mu.queue[len(kept):])
@@ -239,10 +244,10 @@ func (s *Session) drain() {
 	s.signal()
 }
 
-func (s *Session) push(slice Slice) {
+func (s *Session) push(run Run) {
 	s.mu.Lock()
-	s.mu.queue = append(s.mu.queue, slice)
-	s.mu.unsent += len(slice.Records)
+	s.mu.queue = append(s.mu.queue, run)
+	s.mu.unsent += run.size
 	s.mu.Unlock()
 	s.signal()
 }
@@ -258,18 +263,5 @@ func (s *Session) signal() {
 func (g *group) eachShard(t task) {
 	for _, sh := range g.shards {
 		sh.call(t)
-	}
-}
-
-// Each yields the index and the encoding of each record of the slice.
-func (s Slice) Each() iter.Seq2[int, []byte] {
-	return func(yield func(int, []byte) bool) {
-		i := 0
-		for f, err := range records(s.Records) {
-			if err != nil || !yield(i, f.record) {
-				return
-			}
-			i++
-		}
 	}
 }

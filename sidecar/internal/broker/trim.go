@@ -37,6 +37,7 @@ func (sv *serving) trim(ctx context.Context) {
 			l.trimAt = now.Add(trimAfter)
 			continue
 		}
+		sv.broker.chunks.trim(l.log, floor)
 		l.trimmed, l.trimAt = floor, 0
 	}
 }

@@ -267,15 +267,25 @@ func listen(stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.Consume
 
 // tell sends what the session has to tell until it or the stream is over. broken says that the client could not be reached.
 func tell(ctx context.Context, stream *connect.BidiStream[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse], session *broker.Session) (broken bool, err error) {
+	var made deliveries
+	var runs []broker.Run
 	for {
-		news, err := session.Next(ctx, frameBytes)
+		var signals broker.Signals
+		runs, signals, err = session.Take(ctx, runs[:0], frameBytes)
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				return false, cause
 			}
 			return false, err
 		}
-		for _, m := range messages(news) {
+		if len(runs) > 0 {
+			if err := stream.Send(made.message(runs)); err != nil {
+				return true, err
+			}
+			made.sent()
+			clear(runs) // so that their chunks can go
+		}
+		for _, m := range messages(signals) {
 			if err := stream.Send(m); err != nil {
 				return true, err
 			}
@@ -283,21 +293,11 @@ func tell(ctx context.Context, stream *connect.BidiStream[brokerv1.ConsumeReques
 	}
 }
 
-func messages(news broker.News) (out []*brokerv1.ConsumeResponse) {
-	if len(news.Slices) > 0 {
-		d := &brokerv1.ConsumeResponse_Deliveries{}
-		for _, slice := range news.Slices {
-			d.Slices = append(d.Slices, &brokerv1.Slice{
-				Partition: slice.Partition, AppendTimeMs: slice.AppendMS, Offsets: slice.Offsets, Attempts: slice.Attempts,
-				Tokens: slice.Tokens, Records: slice.Records, Priority: slice.Priority,
-			})
-		}
-		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Deliveries_{Deliveries: d}})
-	}
-	if news.Alive {
+func messages(s broker.Signals) (out []*brokerv1.ConsumeResponse) {
+	if s.Alive {
 		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Alive_{Alive: &brokerv1.ConsumeResponse_Alive{}}})
 	}
-	if news.Drain {
+	if s.Drain {
 		out = append(out, &brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Draining_{Draining: &brokerv1.ConsumeResponse_Draining{}}})
 	}
 	return out
