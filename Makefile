@@ -18,11 +18,11 @@ STOPS  ?= 8
 FULLS  ?= 4
 STALLS ?= 6
 SEED   ?= 0
-# Modules of their own, for the drivers of databases that they have.
-SQL_MODULES := runtime/mqsql/sqltest examples/bank
+# Modules of their own, for the drivers of databases and the message queues that they have.
+OWN_MODULES := runtime/mqsql/sqltest examples/bank bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-breaking test-init lint generate bench measure-schedule measure-store bench-store stress mutants crash clean
+.PHONY: help build demo test test-breaking test-init lint generate bench bench-peers measure-schedule measure-store bench-store stress mutants crash clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ test: ## all tests, with the race detector where there is a C compiler
 	@$(if $(RACE),true,echo "no C compiler: testing without the race detector")
 	$(GO) test $(RACE) ./...
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo "no PostgreSQL: skipping what is tested on it"
-	@for m in $(SQL_MODULES); do $(GO) -C $$m test $(RACE) -timeout 5m ./... || exit 1; done
+	@for m in $(OWN_MODULES); do $(GO) -C $$m test $(RACE) -timeout 5m ./... || exit 1; done
 
 test-breaking: ## buf breaking with our plugin on testdata: each change of a contract fails with one line, each safe one passes
 	$(GO) build -o bin/ ./buf-plugin-mq
@@ -56,7 +56,7 @@ lint: ## gofmt, go vet, staticcheck, buf lint
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '/gen/')); test -z "$$out" || { echo "gofmt -w these files:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
-	@staticcheck=$$($(TOOL) -n staticcheck) && for m in $(SQL_MODULES); do $(GO) -C $$m vet ./... && (cd $$m && $$staticcheck ./...) || exit 1; done
+	@staticcheck=$$($(TOOL) -n staticcheck) && for m in $(OWN_MODULES); do $(GO) -C $$m vet ./... && (cd $$m && $$staticcheck ./...) || exit 1; done
 	$(TOOL) buf lint
 
 generate: ## write all generated code anew
@@ -70,6 +70,11 @@ generate: ## write all generated code anew
 
 bench: ## benchmarks of the core, the engines, the filters and the SDK
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...
+
+bench-peers: ## the same work on NATS JetStream, Redis Streams and RabbitMQ, those that are installed, in the same run; ends with a ratio for each. ROUNDS=3
+	$(GO) build -o bin/ ./sidecar/cmd/mq ./bench/cmd/mqbench
+	$(GO) -C bench/peers build -o $(CURDIR)/bin/peers .
+	@bin/peers -rounds $(or $(ROUNDS),3)
 
 measure-schedule: ## what a million scheduled messages cost in memory, at a restart and when they are due
 	$(GO) test -tags measure -timeout 10m -count 1 -v -run MeasureSchedule ./sidecar/internal/broker
