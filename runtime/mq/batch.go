@@ -161,7 +161,7 @@ func (s *session) fillLocked() []*delivery {
 			break
 		}
 		// One whose earlier handler has not returned waits for that, and must not make others wait.
-		late := s.consumer.mu.handled[d.place] != nil
+		late := s.consumer.mu.handled.find(d.place) != nil
 		if late && len(all) > 0 {
 			break
 		}

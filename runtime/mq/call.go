@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -19,7 +20,8 @@ type Call struct {
 	failed       error         // what that handler returned instead
 	deadline     time.Time     // of the processing time, when it began
 
-	mu sync.Mutex // guards meta and failure of items
+	failing atomic.Bool // a message was failed
+	mu      sync.Mutex  // guards meta and failure of items
 }
 
 // item is one message of a call.
@@ -84,10 +86,14 @@ func (c *Call) Fail(i int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.items[i].failure = err
+	c.failing.Store(true)
 }
 
 // Failure returns what message i was failed with by Fail, nil if it was not.
 func (c *Call) Failure(i int) error {
+	if !c.failing.Load() {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.items[i].failure

@@ -23,17 +23,17 @@ type consumer struct {
 	// It also guards the fields of sessions that say so.
 	mu struct {
 		sync.Mutex
-		coming  bool                // a goroutine is about to call nextLocked
-		running int                 // handlers that have not returned
-		held    int                 // their messages
-		handled map[place]*delivery // the last of each message, of the handlers that have not returned
-		current *session            // nil between sessions
+		coming  bool // a goroutine is about to call nextLocked
+		running int  // handlers that have not returned
+		held    int  // their messages
+		handled handled
+		current *session // nil between sessions
 	}
 }
 
 func newConsumer(w *Worker, s *subscription, p policy) *consumer {
 	c := &consumer{worker: w, subscription: s, policy: p, log: w.logger(s), returned: make(chan struct{}, 1)}
-	c.mu.handled = make(map[place]*delivery)
+	c.mu.handled = newHandled(c.window())
 	return c
 }
 

@@ -3,18 +3,34 @@ package mq
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // A handling is the context of its handler. One made by package context costs a timer, an entry in its parent and a goroutine at its end for
-// each message, which is most of what a message costs here. This one costs nothing until somebody asks for its channel or makes a
-// context of it, and what ends it, it is told by the session.
+// each message, which was half of what a message cost. This one costs nothing unless somebody asks for its channel or makes a
+// context of it; then it stands before one of package context. What ends it, it is told by the session.
 
-// ending is what a context came to: a context of package context that has ended, so that context.Cause finds the cause in it.
+// handlerContext is what a handling remembers as a context. The zero value has not ended.
+type handlerContext struct {
+	ended atomic.Pointer[ending]
+	inner atomic.Pointer[ending] // whose channel and children are its own; nil until they are needed
+
+	mu struct {
+		sync.Mutex
+		tell   func() // ends inner
+		cancel func() // what inner came with
+	}
+}
+
+// ending is what a context came to: one of package context that has ended, so that context.Cause finds the cause in it.
 type ending struct{ context.Context }
 
 // endings are what the contexts of a session's handlers can come to.
-type endings struct{ returned, timedOut, interrupted ending }
+type endings struct {
+	returned, timedOut, interrupted ending
+	never                           chan struct{} // is not closed
+}
 
 // endedBy returns the ending of contexts whose deadline is over, which has a cause.
 func endedBy(parent context.Context, cause error) ending {
@@ -30,19 +46,6 @@ func endedByReturn(parent context.Context) ending {
 	return ending{ctx}
 }
 
-// watchers are told of the end of a context.
-type watchers struct {
-	sync.Mutex
-	done  chan struct{} // nil until somebody asks for it
-	first *watcher
-}
-
-type watcher struct {
-	tell           func()
-	next, previous *watcher
-	told           bool // or stopped
-}
-
 // Deadline implements context.Context. A handler that settles itself has none, since it can put it off.
 func (h *handling) Deadline() (time.Time, bool) {
 	if h.call.Manual() {
@@ -53,88 +56,76 @@ func (h *handling) Deadline() (time.Time, bool) {
 
 // Done implements context.Context.
 func (h *handling) Done() <-chan struct{} {
-	h.watch.Lock()
-	defer h.watch.Unlock()
-	if h.watch.done == nil {
-		if e := h.ended.Load(); e != nil {
-			return e.Done()
-		}
-		h.watch.done = make(chan struct{})
+	c := &h.context
+	if inner := c.inner.Load(); inner != nil {
+		return inner.Done()
 	}
-	return h.watch.done
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	inner := c.inner.Load()
+	if inner == nil {
+		if inner = c.ended.Load(); inner == nil {
+			inner = new(ending)
+			inner.Context, c.mu.cancel = context.WithCancel(root{h})
+			c.inner.Store(inner)
+		}
+	}
+	return inner.Done()
 }
 
 // Err implements context.Context. It is the first to know of the end of the session's context.
 func (h *handling) Err() error {
-	if e := h.ended.Load(); e != nil {
+	if e := h.context.ended.Load(); e != nil {
 		return e.Err()
 	}
 	return h.session.handling.Err()
 }
 
-// Value implements context.Context.
+// Value implements context.Context. Once the context has ended, package context finds the cause with it, and before that what will end
+// the contexts made of it.
 func (h *handling) Value(key any) any {
 	if _, ok := key.(callKey); ok {
 		return &h.call
 	}
-	if e := h.ended.Load(); e != nil {
+	if e := h.context.ended.Load(); e != nil {
 		return e.Value(key)
+	}
+	if inner := h.context.inner.Load(); inner != nil {
+		return inner.Value(key)
 	}
 	return h.session.handling.Value(key)
 }
 
-// AfterFunc has f called when the context has ended, unless stop is called before and returns true. Package context looks for this method when it
-// makes a context of one that is not its own, and would need a goroutine otherwise. What it hands in does not block.
-func (h *handling) AfterFunc(f func()) (stop func() bool) {
-	h.watch.Lock()
-	defer h.watch.Unlock()
-	w := &watcher{tell: f, next: h.watch.first}
-	if h.ended.Load() != nil {
-		w.told = true
-		go f() // the caller may hold a lock that f takes
-		return func() bool { return false }
+// end ends the context, and those that were made of it. Only the first call counts. The caller holds no locks.
+func (h *handling) end(e *ending) {
+	c := &h.context
+	c.mu.Lock()
+	if c.ended.Load() != nil {
+		c.mu.Unlock()
+		return
 	}
-	if w.next != nil {
-		w.next.previous = w
-	}
-	h.watch.first = w
-	return func() bool {
-		h.watch.Lock()
-		defer h.watch.Unlock()
-		if w.told {
-			return false
-		}
-		w.told = true
-		if w.previous == nil {
-			h.watch.first = w.next
-		} else {
-			w.previous.next = w.next
-		}
-		if w.next != nil {
-			w.next.previous = w.previous
-		}
-		return true
+	c.ended.Store(e)
+	c.mu.Unlock()
+	if c.inner.Load() != nil {
+		c.mu.tell()
+		c.mu.cancel()
 	}
 }
 
-// end ends the context. Only the first call counts. The caller holds no locks.
-func (h *handling) end(e *ending) {
-	h.watch.Lock()
-	if h.ended.Load() != nil {
-		h.watch.Unlock()
-		return
+// root is the parent of inner: a context that package context is told the end of by AfterFunc, with error and cause.
+type root struct{ *handling }
+
+// AfterFunc is called once, by Done. Package context looks for it in contexts that are not its own.
+func (r root) AfterFunc(f func()) (stop func() bool) {
+	r.context.mu.tell = f
+	return func() bool { return false }
+}
+
+func (r root) Done() <-chan struct{} { return r.session.endings.never }
+
+func (r root) Value(key any) any {
+	if e := r.context.ended.Load(); e != nil {
+		return e.Value(key)
 	}
-	h.ended.Store(e)
-	if h.watch.done != nil {
-		close(h.watch.done)
-	}
-	first := h.watch.first
-	h.watch.first = nil
-	for w := first; w != nil; w = w.next {
-		w.told = true
-	}
-	h.watch.Unlock()
-	for w := first; w != nil; w = w.next {
-		w.tell()
-	}
+	return r.session.handling.Value(key)
 }

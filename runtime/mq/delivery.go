@@ -26,7 +26,7 @@ type delivery struct {
 	over           bool          // its handler has returned
 	returned       chan struct{} // closed when its handler returns; made by the delivery that waits for that
 	before         chan struct{} // of an earlier delivery of the message, whose handler has not returned
-	next, previous *delivery     // in waiting
+	next, previous *delivery     // in waiting, then in handled
 
 	// Of one that a transaction acknowledges, guarded as well.
 	held      bool                 // the transaction is on its way

@@ -2,7 +2,6 @@ package mq
 
 import (
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
@@ -18,8 +17,7 @@ type handling struct {
 	result *brokerv1.Settlement // what the return of the handler means, nil for an acknowledgement
 	exited bool                 // the handler has ended its goroutine
 
-	ended atomic.Pointer[ending] // nil until the context ends
-	watch watchers
+	context handlerContext
 
 	// Guarded by consumer.mu.
 	listed         bool // in session.state.handlings
@@ -176,17 +174,18 @@ func (s *session) beginLocked(h *handling, now time.Time) {
 	s.state.handlers++
 	s.state.active += len(h.all)
 	for _, d := range h.all {
-		if earlier := c.mu.handled[d.place]; earlier != nil {
+		if earlier := c.mu.handled.find(d.place); earlier != nil {
+			c.mu.handled.remove(earlier)
 			if earlier.returned == nil {
 				earlier.returned = make(chan struct{})
 			}
 			d.before = earlier.returned
 		}
-		c.mu.handled[d.place] = d
+		c.mu.handled.add(d)
 	}
 	h.call.deadline = now.Add(s.policy.timeout)
 	if s.state.interrupted {
-		h.ended.Store(&s.endings.interrupted)
+		h.context.ended.Store(&s.endings.interrupted)
 	} else {
 		s.state.handlings.push(h)
 	}
@@ -309,9 +308,7 @@ func (h *handling) finish() (next *handling) {
 // finishLocked notes that the handler of a message has returned, and reports whether that settles it.
 func (s *session) finishLocked(d *delivery) bool {
 	c := s.consumer
-	if c.mu.handled[d.place] == d {
-		delete(c.mu.handled, d.place)
-	}
+	c.mu.handled.remove(d)
 	if d.returned != nil {
 		close(d.returned)
 	}

@@ -80,7 +80,7 @@ func (c *consumer) newSession(l life) (s *session, interrupt context.CancelCause
 	}
 	s.ctx, s.lose = context.WithCancelCause(l.streams)
 	s.handling, interrupt = context.WithCancelCause(l.handling)
-	s.endings.returned, s.endings.interrupted = endedByReturn(s.handling), ending{s.handling}
+	s.endings = endings{returned: endedByReturn(s.handling), interrupted: ending{s.handling}, never: make(chan struct{})}
 	s.setTimeout()
 	context.AfterFunc(s.handling, s.interrupt)
 	return s, interrupt

@@ -41,11 +41,15 @@ func (s *session) reportLocked(d *delivery, outcome *brokerv1.Settlement) {
 
 // settle reports outcomes, all there are at a time, until the session is lost and none can follow, or ctx is done.
 func (s *session) settle(ctx context.Context) {
+	var spare []byte
 	for {
-		batch, over := s.take()
+		batch, over := s.take(spare)
 		switch {
 		case batch.count() > 0:
 			s.report(ctx, batch)
+			if len(batch.acks) > 0 { // and spare is in use, or smaller
+				spare = batch.acks[:0]
+			}
 		case over:
 			return
 		default:
@@ -61,15 +65,16 @@ func (s *session) settle(ctx context.Context) {
 	}
 }
 
-// take returns outcomes for one call. Over reports that there will be no more.
-func (s *session) take() (batch outcomes, over bool) {
+// take returns outcomes for one call. Over reports that there will be no more. If there are acknowledgements, those to come are
+// written into spare, which nobody else may use from then on, and theirs are the caller's: once a call has returned, it has encoded its request.
+func (s *session) take(spare []byte) (batch outcomes, over bool) {
 	s.consumer.mu.Lock()
 	defer s.consumer.mu.Unlock()
 	queue := &s.state.outcomes
 	if n := maxSettledAcks * tokenBytes; len(queue.acks) > n {
 		batch.acks, queue.acks = queue.acks[:n:n], queue.acks[n:]
-	} else {
-		batch.acks, queue.acks = queue.acks, nil
+	} else if len(queue.acks) > 0 {
+		batch.acks, queue.acks = queue.acks, spare
 	}
 	if n := leading(queue.others); len(queue.others) > n {
 		batch.others, queue.others = queue.others[:n:n], queue.others[n:]
@@ -182,7 +187,12 @@ func (s *session) send(ctx context.Context, batch outcomes) (left outcomes, err 
 		}
 		return false
 	}
-	for acks := batch.acks; len(acks) > 0; acks = acks[tokenBytes:] {
+	acks := batch.acks
+	if len(refused) == 0 && c.subscription.style != bySelf {
+		c.worker.counts.acked.Add(uint64(len(acks) / tokenBytes))
+		acks = nil
+	}
+	for ; len(acks) > 0; acks = acks[tokenBytes:] {
 		if token := acks[:tokenBytes]; again(token, nil) {
 			left.acks = append(left.acks, token...)
 		}

@@ -94,7 +94,7 @@ func decode[T any, P interface {
 	proto.Message
 }](payload []byte) (proto.Message, error) {
 	message := P(new(T))
-	if err := proto.Unmarshal(payload, message); err != nil {
+	if err := (proto.UnmarshalOptions{Merge: true}).Unmarshal(payload, message); err != nil { // there is nothing to reset
 		return nil, &undecodable{err}
 	}
 	return message, nil

@@ -1,0 +1,196 @@
+package mq
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// contextsOf are contexts that handlers make of theirs: each ends with it, by the same cause.
+var contextsOf = map[string]func(context.Context) (context.Context, func()){
+	"itself":      func(ctx context.Context) (context.Context, func()) { return ctx, func() {} },
+	"WithCancel":  func(ctx context.Context) (context.Context, func()) { return context.WithCancel(ctx) },
+	"WithTimeout": func(ctx context.Context) (context.Context, func()) { return context.WithTimeout(ctx, time.Hour) },
+	"WithValue": func(ctx context.Context) (context.Context, func()) {
+		return context.WithValue(ctx, parentKey{}, 1), func() {}
+	},
+	"of WithValue": func(ctx context.Context) (context.Context, func()) {
+		return context.WithCancel(context.WithValue(ctx, parentKey{}, 1))
+	},
+	"of a child": func(ctx context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancelToo := context.WithTimeoutCause(ctx, time.Hour, errors.New("later"))
+		return ctx, func() { cancelToo(); cancel() }
+	},
+}
+
+type parentKey struct{}
+
+// TestContextEnds: what a handler's context comes to, the contexts made of it come to.
+func TestContextEnds(t *testing.T) {
+	for name, end := range map[string]struct {
+		by    func(b *fakeBroker, k *fakeConsumer, r *running, release chan struct{})
+		err   error
+		cause error
+	}{
+		"processing timeout": {func(*fakeBroker, *fakeConsumer, *running, chan struct{}) { advance(time.Minute) },
+			context.DeadlineExceeded, ErrProcessingTimeout},
+		"lost stream": {func(_ *fakeBroker, k *fakeConsumer, _ *running, _ chan struct{}) { k.end <- errors.New("boom") },
+			context.Canceled, ErrLeaseLost},
+		"shutdown": {func(_ *fakeBroker, _ *fakeConsumer, r *running, _ chan struct{}) { r.stop(); advance(10 * time.Second) },
+			context.Canceled, ErrShutdown},
+		"return": {func(_ *fakeBroker, _ *fakeConsumer, _ *running, release chan struct{}) { release <- struct{}{} },
+			context.Canceled, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+				contexts := make(chan context.Context, 1)
+				release := make(chan struct{}, 1)
+				r := run(t, c, func(ctx context.Context, _ *wrapperspb.StringValue) error {
+					contexts <- ctx
+					<-release
+					return nil
+				}, WithDrainTimeout(10*time.Second))
+				defer r.finish(t)
+				defer close(release)
+				k := <-b.consumers
+				if err := k.deliver("a"); err != nil {
+					t.Fatal(err)
+				}
+				ctx := <-contexts
+				derived := make(map[string]context.Context)
+				told := make(map[string]bool)
+				var mu sync.Mutex
+				for name, derive := range contextsOf {
+					child, cancel := derive(ctx)
+					defer cancel()
+					derived[name] = child
+					context.AfterFunc(derived[name], func() {
+						mu.Lock()
+						defer mu.Unlock()
+						told[name] = true
+					})
+					if err := derived[name].Err(); err != nil || context.Cause(derived[name]) != nil {
+						t.Errorf("%s has ended before: %v, %v", name, err, context.Cause(derived[name]))
+					}
+				}
+				stopped := context.AfterFunc(ctx, func() { t.Error("called though it was stopped") })
+				if !stopped() || stopped() {
+					t.Error("stop must return true once")
+				}
+				end.by(b, k, r, release)
+				synctest.Wait()
+				late, cancel := context.WithCancel(ctx)
+				defer cancel()
+				derived["made late"] = late
+				for name, ctx := range derived {
+					select {
+					case <-ctx.Done():
+					default:
+						t.Errorf("%s: the channel is open", name)
+					}
+					if !errors.Is(ctx.Err(), end.err) || !errors.Is(context.Cause(ctx), end.cause) {
+						t.Errorf("%s: error %v and cause %v, want %v and %v", name, ctx.Err(), context.Cause(ctx), end.err, end.cause)
+					}
+					if m := MetaFrom(ctx); m.ID != "2-0" || m.Topic != "strings" {
+						t.Errorf("%s: the message is %+v", name, m)
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if len(told) != len(contextsOf) {
+					t.Errorf("told were only %v", told)
+				}
+			})
+		})
+	}
+}
+
+// TestContextTakesNoGoroutine: making a context of a handler's starts none, as it does for contexts that package context does not know.
+func TestContextTakesNoGoroutine(t *testing.T) {
+	h := &handling{session: &session{handling: t.Context(), endings: endings{returned: endedByReturn(t.Context()), never: make(chan struct{})}}}
+	h.call.subscription = &subscription{}
+	before := runtime.NumGoroutine()
+	for range 100 {
+		_, cancel := context.WithTimeout(context.WithValue(h, parentKey{}, 1), time.Hour)
+		defer cancel()
+	}
+	if n := runtime.NumGoroutine() - before; n >= 100 {
+		t.Errorf("%d goroutines for 100 contexts", n)
+	}
+	h.end(&h.session.endings.returned)
+}
+
+func TestContextHasTheValuesOfRun(t *testing.T) {
+	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
+		w := NewWorker(c)
+		type seen struct {
+			value    any
+			deadline time.Time
+			ok       bool
+		}
+		got := make(chan seen, 1)
+		Handle(w, stringSubscription, func(ctx context.Context, _ *wrapperspb.StringValue) error {
+			deadline, ok := ctx.Deadline()
+			if !deadline.Equal(MetaFrom(ctx).Deadline) {
+				t.Errorf("the context ends at %v, the message at %v", deadline, MetaFrom(ctx).Deadline)
+			}
+			got <- seen{ctx.Value(parentKey{}), deadline, ok}
+			return nil
+		})
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), parentKey{}, "parent"))
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		k := <-b.consumers
+		if err := k.deliver("a"); err != nil {
+			t.Fatal(err)
+		}
+		if s := <-got; s.value != "parent" || !s.ok || !s.deadline.Equal(time.Now().Add(time.Minute)) {
+			t.Errorf("value %v and deadline %v", s.value, s.deadline)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestContextIsSafeForConcurrentUse: contexts are made of one and given up while it ends.
+func TestContextIsSafeForConcurrentUse(t *testing.T) {
+	for range 200 {
+		parent, cancel := context.WithCancelCause(t.Context())
+		s := &session{handling: parent, timedOut: ErrProcessingTimeout}
+		s.endings = endings{timedOut: endedBy(parent, ErrProcessingTimeout), returned: endedByReturn(parent), never: make(chan struct{})}
+		h := &handling{session: s}
+		h.call.subscription = &subscription{}
+		var work sync.WaitGroup
+		for i := range 4 {
+			work.Go(func() {
+				for range 20 {
+					child, give := context.WithCancel(h)
+					if i%2 == 0 {
+						give()
+					}
+					if h.Err() != nil {
+						<-h.Done()
+						<-child.Done()
+						if cause := context.Cause(h); cause != ErrProcessingTimeout && cause != context.Canceled || cause != context.Cause(h) {
+							t.Errorf("the cause is %v", cause)
+						}
+					}
+					defer give()
+				}
+			})
+		}
+		work.Go(func() { h.end(&s.endings.timedOut) })
+		work.Go(func() { h.end(&s.endings.returned) })
+		work.Wait()
+		cancel(nil)
+	}
+}
