@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
@@ -172,6 +173,15 @@ func separation() pebble.ValueSeparationPolicy {
 	return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 1 << 10, MaxBlobReferenceDepth: 64, RewriteMinimumAge: time.Minute, TargetGarbageRatio: 0.5}
 }
 
+// compression is for blocks that it makes smaller by a quarter, as one in ten tells of those that follow it. Others are stored as they are: what does not compress costs as much
+// to try as to check and to index.
+func compression() pebble.DBCompressionSettings {
+	profile := *block.SnappyCompression
+	profile.OtherBlocks = block.NoCompression.OtherBlocks // what those are stored with that do not compress
+	profile.AdaptiveReductionCutoffPercent = 25
+	return pebble.UniformDBCompressionSettings(&profile)
+}
+
 func openPebble(e *Engine, options Options) (_ *pebble.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil { // as Pebble does when a directory cannot be synced
@@ -193,6 +203,7 @@ func openPebble(e *Engine, options Options) (_ *pebble.DB, err error) {
 		MemTableSize:       options.MemTableBytes,
 	}
 	o.Experimental.ValueSeparationPolicy = separation
+	o.ApplyCompressionSettings(compression)
 	if mutant.On(mutant.OldWALFormat) { // which knows no values files
 		o.FormatMajorVersion, o.Experimental.ValueSeparationPolicy = pebble.FormatWALSyncChunks-1, nil
 	}
