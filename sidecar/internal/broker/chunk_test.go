@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/internal/topic"
+	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
 

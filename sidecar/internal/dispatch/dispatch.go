@@ -124,7 +124,7 @@ type Partition struct {
 	heldKeys       map[uint64]int    // how many dead letters hold a key
 	redriven       map[Offset]*entry // dead letters given back, whatever the floor
 	failures       map[Offset]*failure
-	gates          map[uint64]gate
+	gates          gates
 	again          queue // ready for another time: retries, released, unparked
 	suspects       queue // the same, of messages that several sessions vanished with
 	timers         timers
@@ -159,7 +159,6 @@ func New(cfg Config, snap Snapshot, now Instant) *Partition {
 		heldKeys: make(map[uint64]int, len(snap.Held)),
 		redriven: make(map[Offset]*entry),
 		failures: make(map[Offset]*failure, len(snap.Failures)),
-		gates:    make(map[uint64]gate),
 		extended: make(map[Offset]extension),
 		byID:     make(map[SessionID]*session),
 		restored: make(map[int64]Bitmap, len(snap.Blocks)),

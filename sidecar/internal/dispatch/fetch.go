@@ -23,6 +23,7 @@ func (p *Partition) see(m Message) {
 	p.forward()
 	if was {
 		e.state = settled
+		s.page.settled.Set(int(m.Offset % BlockSize))
 		p.count.SettledAbove++
 		p.thin(s)
 		return
@@ -69,6 +70,7 @@ func (p *Partition) gap(to Offset) {
 		}
 		s := p.page(p.cursor)
 		s.page.entries[p.cursor%BlockSize].state = settled
+		s.page.settled.Set(int(p.cursor % BlockSize))
 		p.pages.mark(s, s.page.index)
 		p.count.SettledAbove++
 		p.forward()

@@ -27,24 +27,22 @@ func (p *Partition) admit(o Offset, e *entry) bool {
 	if e.reserved {
 		return !p.yield(o, e)
 	}
-	g, busy := p.gates[e.key]
-	if !busy {
-		g = gate{holder: none, head: none, tail: none, parked: none}
+	g := p.gates.find(e.key)
+	if g == nil {
+		g = p.gates.add(e.key)
 	}
 	if g.holder == none && (e.redriven || !p.isHeld(e.key)) {
 		g.holder = o
 		e.reserved = true
-		p.gates[e.key] = g
 		return true
 	}
 	if e.redriven && g.holder != none {
-		p.giveWay(o, e, &g)
+		p.giveWay(o, e, g)
 		if e.reserved {
 			return true
 		}
 	}
-	p.park(o, e, &g)
-	p.gates[e.key] = g
+	p.park(o, e, g)
 	return false
 }
 
@@ -53,15 +51,13 @@ func (p *Partition) yield(o Offset, e *entry) bool {
 	if len(p.redriven) == 0 {
 		return false
 	}
-	g := p.gates[e.key]
+	g := p.gates.find(e.key)
 	if g.head == none || g.head > o || !p.find(g.head).redriven {
 		return false
 	}
 	e.reserved = false
-	p.pass(e.key)
-	g = p.gates[e.key]
-	p.park(o, e, &g)
-	p.gates[e.key] = g
+	p.pass(e.key, g) // to the head of its line, so that the gate stays
+	p.park(o, e, g)
 	return true
 }
 
@@ -80,7 +76,6 @@ func (p *Partition) giveWay(o Offset, e *entry, g *gate) {
 	h.reserved = false
 	g.holder, e.reserved = o, true
 	p.park(later, h, g)
-	p.gates[e.key] = *g
 }
 
 // park puts a ready message behind a gate: at the end, or by its offset if it is redriven and so older than others.
@@ -122,29 +117,26 @@ func (p *Partition) openGate(e *entry) {
 		return
 	}
 	e.reserved = false
-	p.pass(e.key)
+	p.pass(e.key, p.gates.find(e.key))
 }
 
 // pass gives a gate that nobody holds any more to the first in its line, unless a dead letter holds the key: then only a message that
 // is redriven may go.
-func (p *Partition) pass(key uint64) {
-	g := p.gates[key]
+func (p *Partition) pass(key uint64, g *gate) {
 	if g.head == none {
-		delete(p.gates, key)
+		p.gates.drop(key)
 		return
 	}
 	o := g.head
 	next := p.find(o)
 	if p.isHeld(key) && !next.redriven {
 		g.holder = none
-		p.gates[key] = g
 		return
 	}
 	g.holder, g.head = o, next.next
 	if g.head == none {
 		g.tail = none
 	}
-	p.gates[key] = g
 	p.count.Parked--
 	p.count.Ready++
 	next.state, next.next, next.reserved = ready, none, true
@@ -180,7 +172,14 @@ func (p *Partition) letGo(o Offset) (key uint64, held bool) {
 // discard forgets a dead letter.
 func (p *Partition) discard(o Offset) {
 	key, held := p.letGo(o)
-	if g, waiting := p.gates[key]; held && waiting && g.holder == none {
-		p.pass(key)
+	if held {
+		p.passHeld(key)
+	}
+}
+
+// passHeld lets the line of a key go on that a dead letter held.
+func (p *Partition) passHeld(key uint64) {
+	if g := p.gates.find(key); g != nil && g.holder == none {
+		p.pass(key, g)
 	}
 }

@@ -52,6 +52,7 @@ type entry struct {
 // page is BlockSize entries.
 type page struct {
 	index   int64
+	settled Bitmap // the entries that are
 	entries [BlockSize]entry
 }
 

@@ -115,9 +115,9 @@ func (c *conversation) run() {
 			c.Fatalf("offset %d is not settled: %+v", m.Offset, m)
 		}
 	}
-	if p, st := c.p, c.store; len(p.failures)+len(p.gates)+len(p.extended)+len(p.held)+len(p.redriven) > 0 || len(st.failures)+len(st.redriven) > 0 || len(st.blocks) > 1 {
+	if p, st := c.p, c.store; len(p.failures)+p.gates.count+len(p.extended)+len(p.held)+len(p.redriven) > 0 || len(st.failures)+len(st.redriven) > 0 || len(st.blocks) > 1 {
 		c.Fatalf("left behind: %d failures, %d gates, %d held, %d redriven; stored %d failures, %d redriven, %d blocks",
-			len(p.failures), len(p.gates), len(p.held), len(p.redriven), len(st.failures), len(st.redriven), len(st.blocks))
+			len(p.failures), p.gates.count, len(p.held), len(p.redriven), len(st.failures), len(st.redriven), len(st.blocks))
 	}
 }
 

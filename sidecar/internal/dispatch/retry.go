@@ -184,8 +184,8 @@ func (p *Partition) redrive(m Message) {
 	if p.awaits(m.Offset) {
 		p.pending.Save.DropRedriven = append(p.pending.Save.DropRedriven, m.Offset)
 		p.changed(true)
-		if g, waiting := p.gates[key]; held && waiting && g.holder == none {
-			p.pass(key)
+		if held {
+			p.passHeld(key)
 		}
 		return
 	}

@@ -11,7 +11,7 @@ func (p *Partition) seek(now Instant, to Offset) {
 	kept := p.redriven
 	failures := p.failures
 	p.redriven, p.failures = make(map[Offset]*entry), make(map[Offset]*failure)
-	p.gates, p.extended, p.restored = make(map[uint64]gate), make(map[Offset]extension), make(map[int64]Bitmap)
+	p.gates, p.extended, p.restored = gates{}, make(map[Offset]extension), make(map[int64]Bitmap)
 	p.again, p.suspects, p.timers = queue{}, queue{}, timers{}
 	p.pages = newPages(to, p.pages.packAbove)
 	p.floor, p.fresh, p.cursor, p.end = to, to, to, max(p.end, to)

@@ -115,6 +115,8 @@ func (p *Partition) settle(o Offset, e *entry) {
 	slot.live--
 	if slot.page == nil {
 		p.pages.recall(o, e)
+	} else {
+		slot.page.settled.Set(int(o % BlockSize))
 	}
 	p.pages.mark(slot, index)
 	p.thin(slot)
@@ -176,10 +178,8 @@ func (p *Partition) settleBlocks() {
 			}
 		} else {
 			b.Settled = p.restored[index] // of the offsets that were not fetched yet
-			for i := range s.page.entries {
-				if s.page.entries[i].state == settled {
-					b.Settled.Set(i)
-				}
+			for i, word := range s.page.settled {
+				b.Settled[i] |= word
 			}
 		}
 		if Offset(index)*BlockSize <= p.floor && b.Settled.noneAbove(int(p.floor%BlockSize)) {

@@ -346,8 +346,8 @@ func check(t *testing.T, p *Partition) {
 		}
 		if e.reserved {
 			holders[e.key]++
-			if p.gates[e.key].holder != o {
-				t.Errorf("offset %d thinks it holds the gate of %d, as does %d", o, e.key, p.gates[e.key].holder)
+			if g := p.gates.find(e.key); g == nil || g.holder != o {
+				t.Errorf("offset %d thinks it holds the gate of %d: %v", o, e.key, g)
 			}
 		}
 		if _, ok := p.failures[o]; ok != e.failed {
@@ -376,7 +376,7 @@ func check(t *testing.T, p *Partition) {
 	if got != p.count {
 		t.Errorf("counted %+v, a scan finds %+v", p.count, got)
 	}
-	for key, g := range p.gates {
+	p.gates.each(func(key uint64, g *gate) {
 		switch {
 		case g.holder == none && (holders[key] > 0 || !p.isHeld(key) || g.head == none || p.find(g.head).redriven):
 			t.Errorf("gate of %d is closed without need: %+v", key, g)
@@ -393,5 +393,5 @@ func check(t *testing.T, p *Partition) {
 		if last != g.tail {
 			t.Errorf("the line of %d ends at %d, not %d", key, last, g.tail)
 		}
-	}
+	})
 }

@@ -3,9 +3,9 @@ package dispatch
 // trimmed settles what the log has no longer, so that it holds nothing back. What is leased stays so: its consumer has it.
 func (p *Partition) trimmed(ev *Trimmed) {
 	p.begin = max(p.begin, ev.Begin)
-	for key, g := range p.gates { // lines first, so that no gate passes to a message that goes as well
+	p.gates.each(func(key uint64, g *gate) { // lines first, so that no gate passes to a message that goes as well
 		p.cutLine(key, g, ev.Begin)
-	}
+	})
 	for index := int64(p.floor) / BlockSize; Offset(index)*BlockSize < min(ev.Begin, p.cursor); index++ {
 		s := p.pages.at(index)
 		if s == nil || s.live == 0 {
@@ -32,7 +32,7 @@ func (p *Partition) trimmed(ev *Trimmed) {
 }
 
 // cutLine takes the messages that are gone out of the line of a key.
-func (p *Partition) cutLine(key uint64, g gate, begin Offset) {
+func (p *Partition) cutLine(key uint64, g *gate, begin Offset) {
 	var line []Offset
 	cut := false
 	for o := g.head; o != none; o = p.find(o).next {
@@ -57,8 +57,6 @@ func (p *Partition) cutLine(key uint64, g gate, begin Offset) {
 		g.head, g.tail = line[0], line[len(line)-1]
 	}
 	if g.head == none && g.holder == none { // a dead letter's gate with nobody behind it
-		delete(p.gates, key)
-		return
+		p.gates.drop(key)
 	}
-	p.gates[key] = g
 }

@@ -15,7 +15,7 @@ type Weight struct {
 
 // Weight tells what the machine keeps.
 func (p *Partition) Weight() Weight {
-	return Weight{Timers: len(p.timers.heap), Waiting: p.count.Waiting, Failures: len(p.failures), Gates: len(p.gates)}
+	return Weight{Timers: len(p.timers.heap), Waiting: p.count.Waiting, Failures: len(p.failures), Gates: p.gates.count}
 }
 
 // Add takes the weight of another machine in.
