@@ -18,11 +18,14 @@ STOPS  ?= 8
 FULLS  ?= 4
 STALLS ?= 6
 SEED   ?= 0
+BACKLOG ?=
+DIR    ?=
+QUICK  ?=
 # Modules of their own, for the drivers of databases and the message queues that they have.
 OWN_MODULES := runtime/mqsql/sqltest examples/bank bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-breaking test-init lint generate bench bench-peers measure-schedule measure-store bench-store stress mutants crash clean
+.PHONY: help build demo test test-breaking test-init lint generate bench bench-go bench-peers measure-schedule measure-store bench-store stress mutants crash clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,7 +71,14 @@ generate: ## write all generated code anew
 	$(TOOL) buf generate --template bench/buf.gen.yaml
 	$(GO) test -count 1 -run TestReference . -update
 
-bench: ## benchmarks of the core, the engines, the filters and the SDK
+bench: ## clients and a sidecar, each in its process: a table of throughput, latency and cost, with what must hold and the ratios to raw limits; JSON and a plot in bench/results. BACKLOG=n, DIR=directory on the disk to measure; QUICK=1 takes a minute and only shows that it works
+	$(GO) build -o bin/ ./sidecar/cmd/mq ./bench/cmd/mqbench
+	$(GO) test -c -o bin/bench-store ./sidecar/internal/engine/pebbleengine
+	$(GO) test -c -tags measure -o bin/bench-etcd ./sidecar/internal/cluster/etcdcluster
+	@mkdir -p bench/results
+	@bin/mqbench -suite $(if $(QUICK),quick,full) $(if $(BACKLOG),-backlog $(BACKLOG)) $(if $(DIR),-dir $(DIR)) -store bin/bench-store -etcd bin/bench-etcd -json bench/results/latest.json -svg bench/results/latest.svg
+
+bench-go: ## Go benchmarks of the core, the engines, the filters and the SDK
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...
 
 bench-peers: ## the same work on NATS JetStream, Redis Streams and RabbitMQ, those that are installed, in the same run; ends with a ratio for each. ROUNDS=3

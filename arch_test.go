@@ -77,6 +77,7 @@ var architecture = map[string][]string{
 	"bench":                   {"runtime/mq", "bench/gen", schemas, protobuf, connect},
 	"bench/cmd/mqbench":       {"runtime/mq", "bench/gen", "bench/internal", schemas, protobuf, connect}, // what is worth measuring, and what must hold
 	"bench/internal/hist":     {"std"},                                                                   // how durations are counted
+	"bench/internal/plot":     {"std"},                                                                   // how bars are drawn
 	"bench/internal/process":  {"golang.org/x/sys"},                                                      // what processes cost
 	"examples/flights":        {"runtime/mq", "examples/flights/gen", "examples/internal/child", schemas, protobuf, connect},
 	"examples/internal/child": {"std"},

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"sync"
 	"sync/atomic"
 
 	benchv1 "github.com/typedmq/typedmq/bench/gen/bench/v1"
@@ -109,30 +109,45 @@ func (f flow) failing(oneOf int64) flow {
 }
 
 // endToEnd measures publishing and handling at once, at most as far apart as settings.room says.
-func endToEnd(f flow) measure {
+func endToEnd(f flow) measure { return manyToMany(f, 1) }
+
+// manyToMany is endToEnd with so many clients on each side, each on a connection of its own.
+func manyToMany(f flow, clients int) measure {
 	return func(ctx context.Context, s settings, name string) ([]measured, error) {
 		return s.with(ctx, func(c *sidecar) ([]measured, error) {
-			client, err := c.client(ctx)
-			if err != nil {
-				return nil, err
+			var from, to []*mq.Client
+			for range clients {
+				client, err := c.client(ctx)
+				if err != nil {
+					return nil, err
+				}
+				if from, to = append(from, client), append(to, client); clients == 1 {
+					break // both sides share one connection, as in a service that does both
+				}
+				if to[len(to)-1], err = c.client(ctx); err != nil {
+					return nil, err
+				}
 			}
-			m, err := c.stream(ctx, name, f, client, client)
+			m, err := c.stream(ctx, name, f, from, to)
 			return []measured{m}, err
 		})
 	}
 }
 
-// stream measures a flow, published by one client and consumed by another, or the same.
-func (c *sidecar) stream(ctx context.Context, name string, f flow, from, to *mq.Client) (measured, error) {
+// stream measures a flow that some clients publish and some consume.
+func (c *sidecar) stream(ctx context.Context, name string, f flow, from, to []*mq.Client) (measured, error) {
 	s := &sink{room: make(chan struct{}, c.room()), per: int64(c.batch() * f.groups), nacks: f.nacks}
-	w := c.worker(to, f.take, s)
-	send := f.send(from, c.content())
-	return c.window(ctx, name, f.unit, s.handled.Load, func(ctx context.Context) error {
-		var published atomic.Int64
-		return both(ctx, w.Run, func(ctx context.Context) error {
-			return publish(ctx, callers, c.batch(), s.room, &published, send)
-		})
-	})
+	var running []func(context.Context) error
+	for _, client := range to {
+		running = append(running, c.worker(client, f.take, s).Run)
+	}
+	var senders []sender
+	for _, client := range from {
+		senders = append(senders, f.send(client, c.content()))
+	}
+	p := &crew{callers: max(callers, len(senders)), batch: c.batch(), room: s.room}
+	running = append(running, func(ctx context.Context) error { return p.publish(ctx, senders...) })
+	return c.window(ctx, name, f.unit, s.handled.Load, func(ctx context.Context) error { return together(ctx, running...) })
 }
 
 func (c *sidecar) worker(client *mq.Client, take register, s *sink) *mq.Worker {
@@ -141,21 +156,25 @@ func (c *sidecar) worker(client *mq.Client, take register, s *sink) *mq.Worker {
 	return w
 }
 
-// both runs two functions until both have ended. When one ends the other has to.
-func both(ctx context.Context, first, second func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		err := first(ctx)
-		cancel()
-		ended <- err
-	}()
-	err := second(ctx)
-	cancel()
-	other := <-ended
-	if errors.Is(err, context.Canceled) && other != nil {
-		return fmt.Errorf("worker: %w", other)
+// together runs functions until all have ended. When one ends the others have to. It returns the error of the first that ended with one.
+func together(ctx context.Context, running ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	for _, run := range running {
+		work.Go(func() {
+			err := run(ctx)
+			if err == nil {
+				err = errDone
+			}
+			cancel(err) // the first counts
+		})
 	}
-	return err
+	work.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, errDone) {
+		return err
+	}
+	return nil
 }
+
+var errDone = errors.New("done")

@@ -19,6 +19,7 @@ type report struct {
 	Commit   string           `json:"commit"`
 	Settings reportedSettings `json:"settings"`
 	Results  []*result        `json:"results"`
+	Raw      []rawRatio       `json:"raw,omitempty"`
 }
 
 // machine is what the figures depend on, without a name or a path of it.
@@ -128,7 +129,7 @@ func (r *report) add(c scenario, turn int, all []measured) {
 			x.RatioTo = c.base
 		}
 		x.Rounds = append(x.Rounds, m.value)
-		x.turns = append(x.turns, turn)
+		x.turns = append(x.turns, turn<<16|m.turn)
 		x.clients, x.sidecars = append(x.clients, m.client), append(x.sidecars, m.sidecar)
 	}
 }
@@ -156,6 +157,7 @@ func (r *report) conclude() {
 			x.RatioTo = ""
 		}
 	}
+	r.Raw = r.rawRatios()
 }
 
 // ratio is the median of what rounds of the same turn give, since neighbours in time have met the same machine; without such rounds that of the medians; 0 if there is none.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -80,5 +81,82 @@ func TestJSON(t *testing.T) {
 	}
 	if plain["error"] != "no disk" {
 		t.Errorf("%v", plain)
+	}
+}
+
+// TestTable: what must hold is judged by the median or by the ratio, from the right side; what failed is told.
+func TestTable(t *testing.T) {
+	r := newReport(settings{size: 256, keys: 10_000, rounds: 2})
+	one := func(name, base, unit string, values ...float64) {
+		for i, v := range values {
+			r.add(scenario{name: name, base: base}, i, []measured{{unit: unit, value: v, client: 1000, sidecar: 500}})
+		}
+	}
+	one("publish", "", perSecond, 499_999, 499_999)
+	one("queue", "", perSecond, 250_000, 250_000)
+	one("queue-1000p", "queue", perSecond, 199_000, 199_000)
+	one("latency-20k p50", "", milliseconds, 1.5)
+	one("latency-20k p99", "", milliseconds, 5.01)
+	r.fail(scenario{name: "plain"}, errors.New("no disk\nmore of it"))
+	r.conclude()
+	var out bytes.Buffer
+	r.table(&out)
+	want := map[string]string{
+		"publish": "MISSED", "queue": "holds", "queue-1000p": "MISSED", "latency-20k p50": "holds", "latency-20k p99": "MISSED", "plain": "failed: no disk",
+	}
+	for line := range strings.Lines(out.String()) {
+		for name, verdict := range want {
+			if strings.HasPrefix(line, name+"  ") {
+				if !strings.Contains(line, verdict) {
+					t.Errorf("%q does not tell %q", line, verdict)
+				}
+				delete(want, name)
+			}
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("no rows for %v in\n%s", want, out.String())
+	}
+	var svg bytes.Buffer
+	if err := r.plot(&svg); err != nil || !strings.Contains(svg.String(), "499,999") {
+		t.Errorf("%v\n%s", err, svg.String())
+	}
+}
+
+// TestRawRatios: a queue needs frames on both sides of the store, and all of it shares the cores.
+func TestRawRatios(t *testing.T) {
+	r := newReport(settings{size: 256 - recordOverhead})
+	r.Machine.CPUs = 2
+	r.add(scenario{name: "raw-frames"}, 0, []measured{{unit: perSecond, value: 1_000_000, client: 500, sidecar: 500}})
+	r.add(scenario{name: "raw-store"}, 0, []measured{{unit: perSecond, value: 800_000, sidecar: 1000}})
+	r.add(scenario{name: "raw-disk-1MiB"}, 0, []measured{{unit: mebibytesPerSecond, value: 100}})
+	r.add(scenario{name: "queue"}, 0, []measured{{unit: perSecond, value: 200_000}})
+	r.conclude()
+	want := map[string]rawRatio{
+		"raw-disk-1MiB": {"queue", "raw-disk-1MiB", 409_600, 0.488}, "raw-store": {"queue", "raw-store", 800_000, 0.25},
+		"raw-frames": {"queue", "raw-frames", 500_000, 0.4}, "path": {"queue", "path", 666_667, 0.3},
+	}
+	if len(r.Raw) != len(want) {
+		t.Errorf("%+v", r.Raw)
+	}
+	for _, got := range r.Raw {
+		if got != want[got.Limit] {
+			t.Errorf("%+v, want %+v", got, want[got.Limit])
+		}
+	}
+}
+
+func TestGrouped(t *testing.T) {
+	for in, want := range map[float64]string{0: "0", 999: "999", 1000: "1,000", 1234567.8: "1,234,568", -1000: "-1,000"} {
+		if got := grouped(in); got != want {
+			t.Errorf("%v is %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestBenchMetrics(t *testing.T) {
+	got := benchMetrics("goos: linux\nBenchmarkBareChunks-2 \t 100 \t 12.5 ns/op \t 800000 msgs/s \t 990 cpu-ns/msg\nPASS\n")
+	if got["msgs/s"] != 800_000 || got["cpu-ns/msg"] != 990 {
+		t.Errorf("%v", got)
 	}
 }

@@ -81,12 +81,12 @@ func (s settings) with(ctx context.Context, do func(*sidecar) ([]measured, error
 	return do(c)
 }
 
-// ready returns when the socket takes connections.
+// ready returns when it takes connections.
 func (c *sidecar) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyWithin, fmt.Errorf("it did not listen within %v", readyWithin))
 	defer cancel()
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
+		conn, err := c.dial(ctx)
 		if err == nil {
 			return conn.Close()
 		}
@@ -98,6 +98,14 @@ func (c *sidecar) ready(ctx context.Context) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// dial connects to where its clients connect to.
+func (c *sidecar) dial(ctx context.Context) (net.Conn, error) {
+	if address, ok := strings.CutPrefix(c.address, "http://"); ok {
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}
+	return new(net.Dialer).DialContext(ctx, "unix", c.socket)
 }
 
 // gone is the error of a sidecar that ended by itself, with the last that it said.
