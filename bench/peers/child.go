@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 	"time"
 )
 
-// A child is a process that this one started, in a process group of its own, so that a Ctrl-C reaches it through this process only. On Linux it ends
-// with this process, however that ends.
+// A child is a process that this one started, in a process group of its own, so that a Ctrl-C reaches it through this process only. On Linux it
+// gets a signal when this process ends, however that comes.
 type child struct {
 	name   string
 	log    string // path of what it writes to stdout and stderr
@@ -25,17 +26,26 @@ type child struct {
 	failed error         // of its end; valid once ended is closed
 }
 
-// startChild starts a program with the variables env added to those of this process. Its log is in dir. It must be killed.
-func startChild(dir, name, path string, args, env []string) (*child, error) {
-	c := &child{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
+// A program is what to start.
+type program struct {
+	name string // of its log, too
+	path string
+	args []string
+	env  []string       // added to that of this process
+	last syscall.Signal // that it gets when this process is killed; 0: SIGKILL
+}
+
+// startChild starts a program, with its log in dir. It must be killed.
+func startChild(dir string, p program) (*child, error) {
+	c := &child{name: p.name, log: filepath.Join(dir, p.name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(c.log)
 	if err != nil {
 		return nil, err
 	}
-	command := exec.Command(path, args...)
-	command.Env = append(os.Environ(), env...)
+	command := exec.Command(p.path, p.args...)
+	command.Env = append(os.Environ(), p.env...)
 	command.Stdout, command.Stderr = log, log
-	command.SysProcAttr = ownGroup()
+	command.SysProcAttr = ownGroup(cmp.Or(p.last, syscall.SIGKILL))
 	started := make(chan error)
 	go func() {
 		// The kernel ends the child with the thread that started it, so the thread has to live as long as the child.
@@ -54,7 +64,7 @@ func startChild(dir, name, path string, args, env []string) (*child, error) {
 		close(c.ended)
 	}()
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
 	return c, nil
 }

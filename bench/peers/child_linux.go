@@ -2,8 +2,8 @@ package main
 
 import "syscall"
 
-func ownGroup() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+func ownGroup(last syscall.Signal) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: last}
 }
 
 // inMemory tells whether dir is on a file system that syncs nothing.

@@ -19,7 +19,7 @@ func family(t *testing.T) (*child, int) {
 	if err != nil {
 		t.Skip("there is no sh")
 	}
-	c, err := startChild(t.TempDir(), "family", shell, []string{"-c", "trap '' INT; sleep 600 & echo $!; wait"}, nil)
+	c, err := startChild(t.TempDir(), program{name: "family", path: shell, args: []string{"-c", "trap '' INT; sleep 600 & echo $!; wait"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestReadyTellsTheLastWords(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no sh")
 	}
-	c, err := startChild(t.TempDir(), "server", shell, []string{"-c", "echo the port is taken; exit 3"}, nil)
+	c, err := startChild(t.TempDir(), program{name: "server", path: shell, args: []string{"-c", "echo the port is taken; exit 3"}})
 	if err != nil {
 		t.Fatal(err)
 	}

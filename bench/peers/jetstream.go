@@ -25,6 +25,7 @@ const (
 	serverCommand = "jetstream-server"
 	listening     = "listening on "
 	subject       = "jobs"
+	consumerName  = "workers"
 	pulled        = 4096   // messages that the consumer asks for ahead
 	outstanding   = 65_536 // messages that may wait for their acknowledgement, by publisher and by consumer
 )
@@ -36,7 +37,7 @@ type jetStream struct {
 }
 
 func (j jetStream) system(id, title, settings string, batch, room int, least float64) system {
-	settings += fmt.Sprintf("; a work queue, one connection of the publishers, one durable pull consumer with AckExplicit, Consume with PullMaxMessages %d", pulled)
+	settings += fmt.Sprintf("; one stream, which keeps its messages, one connection of the publishers, one durable pull consumer with AckExplicit, Consume with PullMaxMessages %d", pulled)
 	return system{id: id, title: title, settings: settings, batch: batch, room: room, least: least, start: j.start}
 }
 
@@ -79,7 +80,7 @@ func (j jetStream) start(ctx context.Context, dir string) (node, error) {
 	}
 	n := &jetStreamNode{jetStream: j}
 	args := []string{serverCommand, "-dir", filepath.Join(dir, "store"), fmt.Sprintf("-sync-always=%v", j.always)}
-	if n.server, err = startChild(dir, serverCommand, self, args, nil); err != nil {
+	if n.server, err = startChild(dir, program{name: serverCommand, path: self, args: args}); err != nil {
 		return nil, err
 	}
 	if err := n.open(ctx); err != nil {
@@ -109,8 +110,9 @@ func (n *jetStreamNode) open(ctx context.Context) error {
 	if n.js, err = jetstream.New(n.connection, jetstream.WithPublishAsyncMaxPending(outstanding)); err != nil {
 		return err
 	}
+	// A work queue would delete what is acknowledged one by one, with a sync for each if it syncs always: it falls behind by far, at a rate that looks good.
 	n.stream, err = n.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: "jobs", Subjects: []string{subject}, Storage: jetstream.FileStorage, Retention: jetstream.WorkQueuePolicy, AllowAtomicPublish: n.atomic,
+		Name: "jobs", Subjects: []string{subject}, Storage: jetstream.FileStorage, AllowAtomicPublish: n.atomic,
 	})
 	if err != nil {
 		return err
@@ -121,11 +123,19 @@ func (n *jetStreamNode) open(ctx context.Context) error {
 func (n *jetStreamNode) version() string { return server.VERSION }
 
 func (n *jetStreamNode) left(ctx context.Context) (int, error) {
-	info, err := n.stream.Info(ctx)
+	consumer, err := n.stream.Consumer(ctx, consumerName)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		info, err := n.stream.Info(ctx)
+		if err != nil {
+			return 0, err
+		}
+		return int(info.State.Msgs), nil
+	}
 	if err != nil {
 		return 0, err
 	}
-	return int(info.State.Msgs), nil
+	info := consumer.CachedInfo()
+	return int(info.NumPending) + info.NumAckPending, nil
 }
 
 func (n *jetStreamNode) close() {
@@ -219,7 +229,7 @@ func (n *jetStreamNode) consume(ctx context.Context, handle func([]byte) error) 
 		return err
 	}
 	consumer, err := js.CreateOrUpdateConsumer(ctx, "jobs", jetstream.ConsumerConfig{
-		Durable: "workers", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: outstanding, AckWait: time.Minute,
+		Durable: consumerName, AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: outstanding, AckWait: time.Minute,
 	})
 	if err != nil {
 		return cause(ctx, err)

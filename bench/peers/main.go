@@ -9,15 +9,27 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
+
+const usage = `peers measures typedmq and other message queues at the same work, in rounds that take turns, and prints the ratios.
+
+usage: peers [flags]
+
+  peers                                 all that is installed, about four minutes
+  peers -rounds 1 -time 1s              a quick look
+  peers -run typedmq,redis -works queue
+
+Build first: make bench-peers does, and runs it. A peer that is not installed, or does not start, is skipped and told.
+docs/peers.md tells what is compared, and what cannot be.
+Exit status: 0 measured, whatever the ratios are; 1 something could not be measured; 2 wrong flags; 130 interrupted.
+
+flags:
+`
 
 type settings struct {
 	mq, mqbench string
@@ -48,18 +60,34 @@ func main() {
 	flag.StringVar(&s.dir, "dir", "", "`directory` for the servers' files, on a disk; default: that of temporary files")
 	flag.StringVar(&s.json, "json", "bench/results/peers.json", "`path` of the JSON, empty for none")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "peers measures typedmq and other message queues at the same work, and prints the ratios.\n\n")
+		fmt.Fprintf(flag.CommandLine.Output(), "%s", usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "peers: unexpected argument %q\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal ends this process at once, and the kernel its children
-	if err := s.compare(ctx); err != nil {
+	err := s.compare(ctx)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "peers: interrupted")
+		os.Exit(130)
+	default:
 		fmt.Fprintln(os.Stderr, "peers:", err)
+		if errors.As(err, &flagError{}) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
+
+// flagError is what is wrong with flags.
+type flagError struct{ error }
 
 const (
 	ownID    = "typedmq"
@@ -73,102 +101,6 @@ func ids() []string {
 		all = append(all, s.id)
 	}
 	return all
-}
-
-// compare measures, in rounds, and tells.
-func (s settings) compare(ctx context.Context) error {
-	chosen, peers, err := s.choose()
-	if err != nil {
-		return err
-	}
-	base, err := os.MkdirTemp(s.dir, "peers")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(base)
-	if inMemory(base) {
-		return fmt.Errorf("%s is kept in memory, where syncs cost nothing: choose a directory on a disk with -dir", filepath.Dir(base))
-	}
-	r := &report{Time: time.Now().UTC().Format(time.RFC3339), Commit: commit(ctx), Machine: machine(), Settings: map[string]string{
-		"callers": strconv.Itoa(callers), "body bytes": strconv.Itoa(bodySize), "keys": strconv.Itoa(keyCount), "rounds": strconv.Itoa(s.rounds), "time": s.span.String(),
-	}}
-	ours := &systemResult{ID: ownID, Title: ownID, Settings: "mqbench: fsync before each acknowledgement; a Unix socket; 8 callers of PublishAsync, batches of 1,024; one group"}
-	r.Systems = []*systemResult{ours}
-	for _, p := range peers {
-		r.Systems = append(r.Systems, &systemResult{ID: p.id, Title: p.title, Settings: p.settings, least: p.least})
-	}
-	say := progress(time.Now())
-	each := s.span + s.warm + time.Second
-	say("%d rounds of %d systems and %d works, about %v", s.rounds, len(r.Systems), len(chosen), (time.Duration(s.rounds*len(r.Systems)*len(chosen)) * each).Round(time.Second))
-	var own typedmq
-	if s.wants(ownID) {
-		if own, err = findTypedMQ(ctx, base, s.mqbench, s.mq); err != nil {
-			return err
-		}
-	} else {
-		ours.Skipped = "not chosen"
-	}
-	for round := range s.rounds {
-		if ours.Skipped == "" {
-			rates, err := own.rates(ctx, base, workIDs(chosen), s.span)
-			if err != nil {
-				return err
-			}
-			for _, w := range chosen {
-				ours.add(w.id, rates[w.id])
-				say("round %d/%d  %-40s %-8s %12s/s", round+1, s.rounds, ours.Title, w.id, grouped(rates[w.id]))
-			}
-		}
-		for i, p := range peers {
-			result := r.Systems[i+1]
-			for _, w := range chosen {
-				if result.Skipped != "" {
-					continue
-				}
-				rate, err := s.measure(ctx, base, p, w, result)
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				var start startError
-				if errors.As(err, &start) {
-					result.Skipped = start.Error()
-					say("round %d/%d  %-40s skipped: %v", round+1, s.rounds, p.title, start)
-					continue
-				}
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", p.title, w.id, err)
-				}
-				result.add(w.id, rate)
-				say("round %d/%d  %-40s %-8s %12s/s", round+1, s.rounds, p.title, w.id, grouped(rate))
-			}
-		}
-	}
-	r.compare()
-	if s.json != "" {
-		if err := r.save(s.json); err != nil {
-			return err
-		}
-	}
-	return r.table(os.Stdout)
-}
-
-// startError is why a server could not be started.
-type startError struct{ error }
-
-// measure starts a peer on an empty directory, does one work, and ends it.
-func (s settings) measure(ctx context.Context, base string, p system, w work, result *systemResult) (float64, error) {
-	dir, err := os.MkdirTemp(base, p.id)
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	n, err := p.start(ctx, dir)
-	if err != nil {
-		return 0, startError{err}
-	}
-	defer n.close()
-	result.Version = n.version()
-	return load{node: n, batch: p.batch, room: p.room, size: bodySize, keys: keys(keyCount)}.rate(ctx, w.id, s.warm, s.span)
 }
 
 // choose returns what the flags name.
@@ -212,20 +144,4 @@ func workIDs(all []work) []string {
 		ids = append(ids, w.id)
 	}
 	return ids
-}
-
-// progress says what happens, with the seconds since began.
-func progress(began time.Time) func(format string, args ...any) {
-	return func(format string, args ...any) {
-		fmt.Fprintf(os.Stderr, "%4.0fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
-	}
-}
-
-// commit is what is checked out here, and whether it was changed; empty if git does not tell.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(out))
 }

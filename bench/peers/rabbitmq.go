@@ -17,7 +17,7 @@ import (
 // RabbitMQ, with the client that its makers publish.
 
 const (
-	rabbitQueue    = "quorum" // or classic
+	rabbitQueue    = "quorum" // a classic queue confirmed a third as many a second
 	rabbitPrefetch = 2000
 	rabbitAcks     = 64 // messages that one acknowledgement settles
 )
@@ -73,10 +73,10 @@ func startRabbitMQ(ctx context.Context, dir string) (_ node, err error) {
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + plugins, "RABBITMQ_MNESIA_BASE=" + filepath.Join(dir, "data"), "RABBITMQ_LOG_BASE=" + filepath.Join(dir, "log"),
 		"RUNNING_UNDER_SYSTEMD=1", // the script becomes the server, instead of waiting for it
 	}
-	if n.epmd, err = startChild(dir, "epmd", epmd, []string{"-port", strconv.Itoa(ports[1])}, env); err != nil {
+	if n.epmd, err = startChild(dir, program{name: "epmd", path: epmd, args: []string{"-port", strconv.Itoa(ports[1])}, env: env}); err != nil {
 		return nil, err
 	}
-	if n.server, err = startChild(dir, "rabbitmq-server", path, nil, env); err != nil {
+	if n.server, err = startChild(dir, program{name: "rabbitmq-server", path: path, env: env}); err != nil {
 		return nil, err
 	}
 	if err = n.server.ready(ctx, time.Minute, func() (err error) { n.admin, err = n.dial(ctx); return err }); err != nil {
@@ -164,20 +164,21 @@ func (p *rabbitPublisher) publish(ctx context.Context, bodies [][]byte, acked fu
 }
 
 func (n *rabbitNode) consume(ctx context.Context, handle func([]byte) error) error {
-	c, err := n.dial(ctx)
+	c, err := n.dial(context.WithoutCancel(ctx)) // so that what was handled can be acknowledged in the end
 	if err != nil {
-		return cause(ctx, err)
+		return err
 	}
+	defer func() { _ = c.CloseDeadline(time.Now().Add(time.Second)) }()
 	channel, err := c.Channel()
 	if err != nil {
-		return cause(ctx, err)
+		return err
 	}
 	if err := channel.Qos(rabbitPrefetch, 0, false); err != nil {
-		return cause(ctx, err)
+		return err
 	}
 	deliveries, err := channel.Consume("jobs", "", false, false, false, false, nil)
 	if err != nil {
-		return cause(ctx, err)
+		return err
 	}
 	late := time.NewTicker(10 * time.Millisecond) // acknowledges what a pause left
 	defer late.Stop()
@@ -186,10 +187,13 @@ func (n *rabbitNode) consume(ctx context.Context, handle func([]byte) error) err
 	for {
 		select {
 		case <-ctx.Done():
+			if handled > 0 {
+				return channel.Ack(last, true)
+			}
 			return nil
 		case d, ok := <-deliveries:
 			if !ok {
-				return cause(ctx, errors.New("rabbitmq ended the consumer"))
+				return errors.New("rabbitmq ended the consumer")
 			}
 			if err := handle(d.Body); err != nil {
 				return err
@@ -202,7 +206,7 @@ func (n *rabbitNode) consume(ctx context.Context, handle func([]byte) error) err
 		}
 		if handled > 0 {
 			if err := channel.Ack(last, true); err != nil {
-				return cause(ctx, err)
+				return err
 			}
 			handled = 0
 		}

@@ -16,13 +16,13 @@ import (
 
 const (
 	redisRead      = 1000 // messages of one XREADGROUP
-	redisConsumers = 2    // of the group, each on a connection of its own, so that the server has work while one of them handles
+	redisConsumers = 4    // of the group, each on a connection of its own, so that the server has work while one of them handles
 )
 
 func redisStreams() system {
 	return system{
-		id: "redis", title: "Redis Streams, fsync always", batch: 512, room: 64, least: 1.5, start: startRedis,
-		settings: fmt.Sprintf("appendonly yes, appendfsync always, no snapshots, no rewrites; a Unix socket; a lean RESP client; XADD in pipelines of 512, a connection of each caller; "+
+		id: "redis", title: "Redis Streams, fsync always", batch: 1024, room: 16, least: 1.5, start: startRedis,
+		settings: fmt.Sprintf("appendonly yes, appendfsync always, no snapshots, no rewrites; a Unix socket; a lean RESP client; XADD in pipelines of 1,024, a connection of each caller; "+
 			"%d consumers of one group with XREADGROUP COUNT %d, XACK and XDEL of all that was read in the pipeline of the next XREADGROUP", redisConsumers, redisRead),
 	}
 }
@@ -49,10 +49,10 @@ func startRedis(ctx context.Context, dir string) (node, error) {
 	if v := redisVersion.FindSubmatch(out); v != nil {
 		n.number = string(v[1])
 	}
-	n.server, err = startChild(dir, "redis-server", path, []string{
+	n.server, err = startChild(dir, program{name: "redis-server", path: path, args: []string{
 		"--dir", dir, "--port", "0", "--unixsocket", n.socket, "--daemonize", "no", "--save", "",
 		"--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0",
-	}, nil)
+	}})
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func (s *systemResult) add(work string, rate float64) {
 		r = &result{}
 		s.Works[work] = r
 	}
-	r.Rounds = append(r.Rounds, rate)
+	r.Rounds = append(r.Rounds, math.Round(rate))
 	r.Median = median(r.Rounds)
 }
 

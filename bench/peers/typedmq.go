@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -52,7 +53,7 @@ func (t typedmq) rates(ctx context.Context, dir string, ids []string, span time.
 
 // run runs mqbench with its temporary files in dir, and returns what it wrote.
 func (t typedmq) run(ctx context.Context, dir string, args ...string) (string, error) {
-	c, err := startChild(dir, "mqbench", t.mqbench, args, []string{"TMPDIR=" + dir})
+	c, err := startChild(dir, program{name: "mqbench", path: t.mqbench, args: args, env: []string{"TMPDIR=" + dir}, last: syscall.SIGTERM}) // which it hands on
 	if err != nil {
 		return "", err
 	}
