@@ -40,7 +40,9 @@ var architecture = map[string][]string{
 	"schemas": {"std"},
 
 	// The SDK: connect, protobuf and our schemas, nothing else, whatever happens.
-	"runtime/mq": {"internal/hook", schemas, protobuf, connect},
+	"runtime/mq": {"internal/h2c", "internal/hook", schemas, protobuf, connect},
+	// How client and sidecar set up HTTP/2, each its end.
+	"internal/h2c": {"std"},
 	// What mqtest puts in the SDK's place.
 	"internal/hook": {"std"},
 	// What weighs more is imported by who wants it: what an interceptor makes of OpenTelemetry, and of protovalidate.
@@ -62,7 +64,7 @@ var architecture = map[string][]string{
 	"sidecar/internal/cluster/etcdcluster": {"sidecar/internal/cluster", "sidecar/internal/engine", schemas, protobuf, "go.etcd.io/etcd", "go.etcd.io/bbolt", "go.uber.org/zap"},
 	"sidecar/internal/schema":              {"internal/topic", protobuf, "github.com/jhump/protoreflect/v2"},
 	"sidecar/internal/broker":              {"sidecar/internal/dispatch", "sidecar/internal/mutant", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/schema", "internal/topic", "internal/filter", schemas, protobuf, "github.com/cespare/xxhash/v2"},
-	"sidecar/internal/server":              {"sidecar/internal/broker", "sidecar/internal/engine", "internal/topic", schemas, protobuf, connect, "connectrpc.com/grpchealth", "connectrpc.com/grpcreflect"},
+	"sidecar/internal/server":              {"internal/h2c", "sidecar/internal/broker", "sidecar/internal/engine", "internal/topic", schemas, protobuf, connect, "connectrpc.com/grpchealth", "connectrpc.com/grpcreflect"},
 	"sidecar/internal/telemetry":           {connect, schemas},
 	"sidecar/internal/sim":                 {"sidecar/internal/broker", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/mutant", "internal/topic", schemas, protobuf, "github.com/cockroachdb/pebble/v2/vfs"},
 	"sidecar/internal/config":              {"go.yaml.in/yaml/v3", "github.com/agext/levenshtein"},
@@ -168,7 +170,8 @@ func permitted(allowed []string, imp string) bool {
 func TestSDKClosure(t *testing.T) {
 	for _, p := range list(t, "-deps", "./runtime/mq") {
 		ok := p.Standard || strings.HasPrefix(p.ImportPath, connect) || strings.HasPrefix(p.ImportPath, protobuf) ||
-			strings.HasPrefix(p.ImportPath, module+"/schemas/gen/") || strings.HasPrefix(p.ImportPath, module+"/runtime/") || p.ImportPath == module+"/internal/hook"
+			strings.HasPrefix(p.ImportPath, module+"/schemas/gen/") || strings.HasPrefix(p.ImportPath, module+"/runtime/") ||
+			p.ImportPath == module+"/internal/hook" || p.ImportPath == module+"/internal/h2c"
 		if !ok {
 			t.Errorf("runtime/mq depends on %s", p.ImportPath)
 		}

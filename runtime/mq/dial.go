@@ -16,6 +16,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/typedmq/typedmq/internal/h2c"
 	"github.com/typedmq/typedmq/internal/hook"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
@@ -100,30 +101,19 @@ func parseAddress(address string) (baseURL, socket string, err error) {
 	return address, "", nil
 }
 
-// newTransport speaks HTTP/2 without TLS until life ends. Pings notice a sidecar that is frozen, not only one that is gone.
-func newTransport(life context.Context, socket string) *http.Transport {
-	var protocols http.Protocols
-	protocols.SetUnencryptedHTTP2(true)
+// newTransport speaks HTTP/2 without TLS until life ends.
+func newTransport(life context.Context, socket string) *h2c.Transport {
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	return &http.Transport{
-		Protocols: &protocols,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			if socket != "" {
-				network, address = "unix", socket
-			}
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return boundConn{conn, context.AfterFunc(life, func() { _ = conn.Close() })}, nil
-		},
-		DisableCompression: true,
-		HTTP2: &http.HTTP2Config{
-			SendPingTimeout:  10 * time.Second,
-			PingTimeout:      5 * time.Second,
-			WriteByteTimeout: 15 * time.Second,
-		},
-	}
+	return h2c.NewTransport(func(ctx context.Context, network, address string) (net.Conn, error) {
+		if socket != "" {
+			network, address = "unix", socket
+		}
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return boundConn{conn, context.AfterFunc(life, func() { _ = conn.Close() })}, nil
+	})
 }
 
 // boundConn closes when its client does. A transport by itself closes idle connections only, and a connection whose streams

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/typedmq/typedmq/internal/h2c"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 )
@@ -137,7 +138,7 @@ func (b *fakeBroker) serve() *http.Server {
 	return server
 }
 
-func (b *fakeBroker) transport() *http.Transport {
+func (b *fakeBroker) transport() *h2c.Transport {
 	transport := newTransport(context.Background(), "")
 	transport.DialContext = b.network.dial
 	return transport

@@ -117,6 +117,7 @@ func (s *brokerService) PublishStream(ctx context.Context, stream *connect.BidiS
 		if err != nil {
 			return wireError(err)
 		}
+		recycle(frame) // it was answered: the broker is done with it
 		if err := stream.Send(answer); err != nil {
 			return err
 		}

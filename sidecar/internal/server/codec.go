@@ -9,12 +9,14 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
 
 // maxDepth bounds how deep the messages of a request may nest.
 const maxDepth = 100
 
-// protoCodec is protobuf's binary encoding with bounded depth.
+// protoCodec is protobuf's binary encoding with bounded depth. The records of a publisher's frame are in memory that recycle takes back.
 type protoCodec struct{}
 
 // Name implements connect.Codec.
@@ -43,6 +45,13 @@ func (protoCodec) Unmarshal(b []byte, m any) error {
 	msg, err := message(m)
 	if err != nil {
 		return err
+	}
+	if frame, ok := m.(*brokerv1.PublishStreamRequest); ok {
+		proto.Reset(frame)
+		if decodeFrame(b, frame) {
+			return nil
+		}
+		recycle(frame)
 	}
 	return proto.UnmarshalOptions{RecursionLimit: maxDepth}.Unmarshal(b, msg)
 }

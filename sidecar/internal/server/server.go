@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 
+	"github.com/typedmq/typedmq/internal/h2c"
 	"github.com/typedmq/typedmq/schemas/gen/mq/admin/v1/adminv1connect"
 	"github.com/typedmq/typedmq/schemas/gen/mq/broker/v1/brokerv1connect"
 	"github.com/typedmq/typedmq/sidecar/internal/broker"
@@ -32,22 +33,7 @@ const (
 // Handler serves the broker's API, the admin API, health, reflection, and /healthz and /readyz for probes. ready tells why the sidecar is
 // not ready, nil if it is. Calls pass the interceptors, the first outermost.
 func Handler(b *broker.Broker, log *slog.Logger, ready func() error, interceptors ...connect.Interceptor) http.Handler {
-	opts := connect.WithHandlerOptions(
-		connect.WithCodec(protoCodec{}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
-		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
-			most := MaxRequestBytes
-			if spec.Procedure == brokerv1connect.BrokerServiceCommitProcedure {
-				most = MaxCommitBytes
-			}
-			return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompression("gzip", newCappedGzip(int64(most)), newGzipWriter)}
-		}),
-		connect.WithInterceptors(interceptors...),
-		connect.WithCompressMinBytes(math.MaxInt), // clients are on the same machine; gzip took 83 % of the processor time of a consumer's stream
-		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {
-			log.Error("a handler panicked", "procedure", spec.Procedure, "panic", p)
-			return connect.NewError(connect.CodeInternal, errPanic)
-		}),
-	)
+	opts := options(log, interceptors...)
 	mux := http.NewServeMux()
 	mux.Handle(brokerv1connect.NewBrokerServiceHandler(&brokerService{broker: b}, opts))
 	mux.Handle(adminv1connect.NewAdminServiceHandler(&adminService{broker: b}, opts))
@@ -67,6 +53,26 @@ func Handler(b *broker.Broker, log *slog.Logger, ready func() error, interceptor
 	return boundBodies(mux)
 }
 
+// options are how all handlers read and write.
+func options(log *slog.Logger, interceptors ...connect.Interceptor) connect.HandlerOption {
+	return connect.WithHandlerOptions(
+		connect.WithCodec(protoCodec{}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
+		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+			most := MaxRequestBytes
+			if spec.Procedure == brokerv1connect.BrokerServiceCommitProcedure {
+				most = MaxCommitBytes
+			}
+			return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompression("gzip", newCappedGzip(int64(most)), newGzipWriter)}
+		}),
+		connect.WithInterceptors(interceptors...),
+		connect.WithCompressMinBytes(math.MaxInt), // clients are on the same machine; gzip took 83 % of the processor time of a consumer's stream
+		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {
+			log.Error("a handler panicked", "procedure", spec.Procedure, "panic", p)
+			return connect.NewError(connect.CodeInternal, errPanic)
+		}),
+	)
+}
+
 // HTTPServer returns a server for the handler: HTTP/1.1 and cleartext HTTP/2, with the time for headers bounded.
 func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	var protocols http.Protocols
@@ -77,14 +83,8 @@ func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          10_000,
-			MaxReceiveBufferPerConnection: 8 << 20,
-			MaxReceiveBufferPerStream:     4 << 20,
-			SendPingTimeout:               15 * time.Second,
-			PingTimeout:                   15 * time.Second,
-		},
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		HTTP2:             h2c.Server(),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 
