@@ -26,6 +26,7 @@ var architecture = map[string][]string{
 	"internal/topic":        {"internal/filter", schemas, protobuf},
 	"internal/topic/compat": {"internal/topic", protobuf}, // which changes of it break somebody
 	"internal/filter":       {protobuf, "cel.dev/cel-go"},
+	"internal/partition":    {},
 
 	// The check that buf runs.
 	"buf-plugin-mq":                {"buf-plugin-mq/internal/rules", "buf.build/go/bufplugin"},
@@ -40,7 +41,7 @@ var architecture = map[string][]string{
 	"schemas": {"std"},
 
 	// The SDK: connect, protobuf and our schemas, nothing else, whatever happens.
-	"runtime/mq": {"internal/h2c", "internal/hook", schemas, protobuf, connect},
+	"runtime/mq": {"internal/h2c", "internal/hook", "internal/partition", schemas, protobuf, connect},
 	// How client and sidecar set up HTTP/2, each its end.
 	"internal/h2c": {"std"},
 	// What mqtest puts in the SDK's place.
@@ -63,7 +64,7 @@ var architecture = map[string][]string{
 	"sidecar/internal/cluster/memcluster":  {"sidecar/internal/cluster", "sidecar/internal/engine"},
 	"sidecar/internal/cluster/etcdcluster": {"sidecar/internal/cluster", "sidecar/internal/engine", schemas, protobuf, "go.etcd.io/etcd", "go.etcd.io/bbolt", "go.uber.org/zap"},
 	"sidecar/internal/schema":              {"internal/topic", protobuf, "github.com/jhump/protoreflect/v2"},
-	"sidecar/internal/broker":              {"sidecar/internal/dispatch", "sidecar/internal/mutant", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/schema", "internal/topic", "internal/filter", schemas, protobuf, "github.com/cespare/xxhash/v2"},
+	"sidecar/internal/broker":              {"sidecar/internal/dispatch", "sidecar/internal/mutant", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/schema", "internal/partition", "internal/topic", "internal/filter", schemas, protobuf, "github.com/cespare/xxhash/v2"},
 	"sidecar/internal/server":              {"internal/h2c", "sidecar/internal/broker", "sidecar/internal/engine", "internal/topic", schemas, protobuf, connect, "connectrpc.com/grpchealth", "connectrpc.com/grpcreflect"},
 	"sidecar/internal/telemetry":           {connect, schemas},
 	"sidecar/internal/sim":                 {"sidecar/internal/broker", "sidecar/internal/engine", "sidecar/internal/cluster", "sidecar/internal/mutant", "internal/topic", schemas, protobuf, "github.com/cockroachdb/pebble/v2/vfs"},
@@ -171,7 +172,7 @@ func TestSDKClosure(t *testing.T) {
 	for _, p := range list(t, "-deps", "./runtime/mq") {
 		ok := p.Standard || strings.HasPrefix(p.ImportPath, connect) || strings.HasPrefix(p.ImportPath, protobuf) ||
 			strings.HasPrefix(p.ImportPath, module+"/schemas/gen/") || strings.HasPrefix(p.ImportPath, module+"/runtime/") ||
-			p.ImportPath == module+"/internal/hook" || p.ImportPath == module+"/internal/h2c"
+			p.ImportPath == module+"/internal/hook" || p.ImportPath == module+"/internal/h2c" || p.ImportPath == module+"/internal/partition"
 		if !ok {
 			t.Errorf("runtime/mq depends on %s", p.ImportPath)
 		}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -27,8 +28,8 @@ func benchClient(b *testing.B) (*fakeBroker, *Client) {
 	return broker, c
 }
 
-// benchPublisher returns a publisher of a broker that stores nothing, and the number of frames that it has had.
-func benchPublisher(b *testing.B) (*Publisher[*wrapperspb.BytesValue], *atomic.Int64) {
+// benchPublisher returns a publisher of a broker that stores nothing, and takes so long for each frame; and the number of frames that it has had.
+func benchPublisher(b *testing.B, sync time.Duration) (*Publisher[*wrapperspb.BytesValue], *atomic.Int64) {
 	b.Helper()
 	broker, c := benchClient(b)
 	frames := new(atomic.Int64)
@@ -45,10 +46,15 @@ func benchPublisher(b *testing.B) (*Publisher[*wrapperspb.BytesValue], *atomic.I
 			}
 			answer.Results = append(answer.Results, &brokerv1.BatchResult{Partitions: make([]uint32, n), Offsets: make([]int64, n)})
 		}
+		time.Sleep(sync)
 		return answer, nil
 	}
-	key := []byte("SFO")
-	p := NewPublisher(c, NewTopic("blobs", func(_ *wrapperspb.BytesValue, r *Record) { r.Key = key }))
+	var keys [100][]byte
+	for i := range keys {
+		keys[i] = fmt.Append(nil, "gate ", i)
+	}
+	var next atomic.Uint32
+	p := NewPublisher(c, NewTopic("blobs", func(_ *wrapperspb.BytesValue, r *Record) { r.Key = keys[next.Add(1)%100] }))
 	if _, err := p.Publish(b.Context(), wrapperspb.Bytes(nil)); err != nil {
 		b.Fatal(err)
 	}
@@ -67,7 +73,7 @@ func reportFrames(b *testing.B, frames *atomic.Int64) {
 func BenchmarkPublish(b *testing.B) {
 	for _, callers := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			p, frames := benchPublisher(b)
+			p, frames := benchPublisher(b, 0)
 			message := wrapperspb.Bytes(make([]byte, 256))
 			b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
 			b.RunParallel(func(pb *testing.PB) {
@@ -83,31 +89,35 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkPublishAsync publishes messages of 256 bytes from 8 goroutines, each of which waits after 1,024. It has one allocation for a message, the Pending, and
-// what a frame needs.
+// BenchmarkPublishAsync publishes messages of 256 bytes from 8 goroutines, each of which waits after 1,024. A message has two allocations, its Pending
+// and the id of its receipt; the rest is what frames need, and the broker.
 func BenchmarkPublishAsync(b *testing.B) {
-	p, frames := benchPublisher(b)
-	message := wrapperspb.Bytes(make([]byte, 256))
-	b.SetParallelism(max(1, 8/runtime.GOMAXPROCS(0)))
-	b.RunParallel(func(pb *testing.PB) {
-		all := make([]*Pending, 0, 1024)
-		for more := true; more; {
-			all = all[:0]
-			for len(all) < cap(all) {
-				if more = pb.Next(); !more {
-					break
+	for _, sync := range []time.Duration{0, time.Millisecond} {
+		b.Run(fmt.Sprintf("sync=%v", sync), func(b *testing.B) {
+			p, frames := benchPublisher(b, sync)
+			message := wrapperspb.Bytes(make([]byte, 256))
+			b.SetParallelism(max(1, 8/runtime.GOMAXPROCS(0)))
+			b.RunParallel(func(pb *testing.PB) {
+				all := make([]*Pending, 0, 1024)
+				for more := true; more; {
+					all = all[:0]
+					for len(all) < cap(all) {
+						if more = pb.Next(); !more {
+							break
+						}
+						all = append(all, p.PublishAsync(context.Background(), message))
+					}
+					for _, pending := range all {
+						if _, err := pending.Wait(context.Background()); err != nil {
+							b.Error(err)
+							return
+						}
+					}
 				}
-				all = append(all, p.PublishAsync(context.Background(), message))
-			}
-			for _, pending := range all {
-				if _, err := pending.Wait(context.Background()); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		}
-	})
-	reportFrames(b, frames)
+			})
+			reportFrames(b, frames)
+		})
+	}
 }
 
 // BenchmarkConsume handles and settles messages of 256 bytes over a Unix socket, 256 in flight.

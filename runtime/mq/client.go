@@ -58,7 +58,9 @@ func newClient(
 	}
 	c.inbox = newInbox(c)
 	c.pipeline = newPipeline(c)
-	c.pipelines.Go(func() { c.pipeline.run(life) })
+	for _, l := range c.pipeline.lanes {
+		c.pipelines.Go(func() { l.run(life) })
+	}
 	return c
 }
 

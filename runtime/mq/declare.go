@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"github.com/typedmq/typedmq/internal/partition"
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
 
@@ -107,6 +108,17 @@ type topic struct {
 	turn     chan struct{} // holds a token while somebody declares the topic for the first time
 	maxBytes atomic.Int64  // largest payload; 0 until the topic is declared
 	levels   atomic.Int64  // of priority; 0 if the sidecar does not say
+
+	partitions atomic.Uint32 // as first declared; 0 until then
+}
+
+// partition is that of a key in the topic, 0 if it has none or the partitions are not known. It stays the same, whatever is declared.
+func (t *topic) partition(key []byte) uint32 {
+	n := t.partitions.Load()
+	if n < 2 || len(key) == 0 {
+		return 0
+	}
+	return partition.Of(key, n)
 }
 
 func newTopicState(c *Client, name string, message protoreflect.MessageDescriptor) *topic {
@@ -182,6 +194,7 @@ func (c *Client) declareTopic(ctx context.Context, t *topic) error {
 			limit = int64(n)
 		}
 		t.levels.Store(int64(declared.GetPriorityLevels()))
+		t.partitions.CompareAndSwap(0, declared.GetPartitions())
 	}
 	t.maxBytes.Store(limit)
 	return nil

@@ -26,17 +26,19 @@ const maxNumbersAhead = 512
 // Its memory is the pipeline's: records are copied into it, and the calls that wait know its answers, which refer to no record. So when its frame is
 // answered, nobody can read it any more and it serves another one.
 type batch struct {
+	lane    *lane
 	topic   *topic
 	number  uint64   // 0 until it is sent
 	records []byte   // encoding of a RecordSet
 	ends    []uint32 // of each record
 	answers *answers
 
-	// Guarded by the pipeline's lock, also once the batch is on its way.
-	sent       bool // on the wire at least once, also as part of what was split
-	abandoned  []bool
-	given      int  // records that are abandoned, for which abandoned is as long as ends; else it is empty
 	redeclared bool // the topic was declared again for this batch
+
+	// Guarded by the pipeline's lock, also once the batch is on its way.
+	sent      bool   // on the wire at least once, also as part of what was split
+	abandoned []bool // of the first records; the others are not
+	given     int    // records that are
 }
 
 func (b *batch) size() int { return len(b.records) + len(b.topic.name) + batchOverhead }
@@ -44,7 +46,7 @@ func (b *batch) size() int { return len(b.records) + len(b.topic.name) + batchOv
 // add appends an encoded record and returns its index.
 func (b *batch) add(encoded []byte) int {
 	if n := len(b.records) + len(encoded); n > cap(b.records) {
-		b.records = slices.Grow(b.records, max(n, 2*cap(b.records), minBatchMemory)-len(b.records))
+		b.records = slices.Grow(b.records, max(n, min(2*cap(b.records), maxFrameBytes), minBatchMemory)-len(b.records))
 	}
 	b.records = append(b.records, encoded...)
 	b.ends = append(b.ends, uint32(len(b.records)))
@@ -93,8 +95,8 @@ func (b *batch) drop() {
 func (b *batch) split() (first, second *batch) {
 	middle := len(b.ends) / 2
 	cut := b.ends[middle-1]
-	first = &batch{topic: b.topic, records: b.records[:cut:cut], ends: b.ends[:middle:middle]}
-	second = &batch{topic: b.topic, records: b.records[cut:], ends: b.ends[middle:]}
+	first = &batch{lane: b.lane, topic: b.topic, records: b.records[:cut:cut], ends: b.ends[:middle:middle]}
+	second = &batch{lane: b.lane, topic: b.topic, records: b.records[cut:], ends: b.ends[middle:]}
 	for i := range second.ends {
 		second.ends[i] -= cut
 	}
@@ -122,6 +124,11 @@ type frame struct {
 	latest  *batch // the one that was added to last
 	bytes   int
 	records int
+
+	// Records of one key, of different frames, are in different lanes at most if they were queued in different eras. Then the later frame has to wait
+	// for the earlier one: until each lane has answered so many frames.
+	after [lanesPerClient]uint64
+	era   uint64 // in which records were spread, or in which they were not
 }
 
 func newFrame() *frame { return &frame{byTopic: make(map[*topic]*batch)} }

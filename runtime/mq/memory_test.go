@@ -67,7 +67,11 @@ type unreliable struct {
 	random  *rand.Rand
 	calm    bool
 	stored  []string
-	answers map[uint64]*brokerv1.BatchResult
+	answers map[string]*brokerv1.BatchResult // by producer and number
+}
+
+func newUnreliable(b *fakeBroker, seed uint64) *unreliable {
+	return &unreliable{fakeBroker: b, random: rand.New(rand.NewPCG(seed, 1)), answers: make(map[string]*brokerv1.BatchResult)}
 }
 
 func (u *unreliable) frame(r *brokerv1.PublishStreamRequest) (*brokerv1.PublishStreamResponse, error) {
@@ -91,7 +95,8 @@ func (u *unreliable) store(r *brokerv1.PublishStreamRequest) (answer *brokerv1.P
 	}
 	for _, batch := range r.GetBatches() {
 		values := payloads(&brokerv1.PublishStreamRequest{Batches: []*brokerv1.TopicRecords{batch}})
-		result := u.answers[batch.GetNumber()]
+		name := fmt.Sprintf("%x %d", r.GetProducerId(), batch.GetNumber())
+		result := u.answers[name]
 		switch {
 		case result != nil:
 		case lose():
@@ -105,7 +110,7 @@ func (u *unreliable) store(r *brokerv1.PublishStreamRequest) (answer *brokerv1.P
 				result.Offsets = append(result.Offsets, int64(len(u.stored)))
 				u.stored = append(u.stored, value)
 			}
-			u.answers[batch.GetNumber()] = result
+			u.answers[name] = result
 		}
 		answer.Results = append(answer.Results, result)
 	}
@@ -121,7 +126,7 @@ func TestEachCallHasItsOwnAnswer(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
-				u := &unreliable{fakeBroker: b, random: rand.New(rand.NewPCG(seed, 1)), answers: make(map[uint64]*brokerv1.BatchResult)}
+				u := newUnreliable(b, seed)
 				b.frame = u.frame
 				p := NewPublisher(c, stringTopic)
 				var calls sync.WaitGroup

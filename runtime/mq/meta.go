@@ -57,9 +57,9 @@ type callKey struct{}
 
 // id is the id of a message that has none of its own. Each priority above the lowest has offsets of its own.
 func (p place) id() string {
-	id := strconv.FormatUint(uint64(p.partition), 10)
+	b := strconv.AppendUint(make([]byte, 0, 48), uint64(p.partition), 10)
 	if p.priority > 1 {
-		id += "." + strconv.FormatUint(uint64(p.priority), 10)
+		b = strconv.AppendUint(append(b, '.'), uint64(p.priority), 10)
 	}
-	return id + "-" + strconv.FormatInt(p.offset, 10)
+	return string(strconv.AppendInt(append(b, '-'), p.offset, 10))
 }

@@ -177,7 +177,7 @@ func TestFrameHoldsSoManyTopics(t *testing.T) {
 		if !f.fits(last, 1) {
 			t.Fatalf("topic %d does not fit", i)
 		}
-		b := (&pipeline{}).newBatchLocked(last)
+		b := (&lane{pipeline: &pipeline{}}).newBatchLocked(last)
 		f.begin(b)
 		f.add(b, []byte{0})
 	}

@@ -1,17 +1,11 @@
 package mq
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"slices"
 	"sync"
-	"time"
-
-	"connectrpc.com/connect"
 
 	brokerv1 "github.com/typedmq/typedmq/schemas/gen/mq/broker/v1"
 )
@@ -22,68 +16,71 @@ const (
 	maxQueuedRecords = 65_536
 )
 
-// pipeline carries the records of all publishers of a client to the sidecar, on one stream, one frame at a time: what
-// arrives while a frame is on its way becomes the next. There is no timer, so a lone record leaves at once, and under load
-// frames grow by themselves.
+// pipeline queues the records of all publishers of a client, in frames that lanes send to the sidecar.
 //
-// One frame at a time is also what keeps order. Were a second frame sent before the first is answered, and the first then
-// lost, sending the first again would place it behind the second.
-//
-// What is sent again, because the answer was lost, is stored once: its batches are the same and have the same numbers, by which a sidecar knows them
-// also after its restart.
+// As a rule all records go together in the first lane, one frame at a time. When so much is queued that it is worth several frames, they are spread
+// over all lanes, so that one frame is encoded while another is synced: all records of a partition in one lane, which keeps their order, and those
+// without a key in the first one. When frames have become small again, they go together again: a sync shared is cheaper than two. Between the two, frames
+// wait for those before them: see frame.after.
 type pipeline struct {
 	client *Client
-	work   chan struct{} // of capacity 1: frames may have grown
+	lanes  []*lane
 
 	mu struct {
 		sync.Mutex
-		frames  []*frame // the last one is open
-		spare   []*batch // done with, for reuse of their memory
-		kept    int      // bytes of it
-		frame   *frame   // done with, for reuse; nil if there is none
 		bytes   int
 		records int
 		space   chan struct{} // closed when there is less queued or no more is taken; nil if nobody waits
 		closed  bool
-		begun   uint64        // frames that were begun, ever
-		done    uint64        // those of them that were answered; in this order
-		flushes chan struct{} // closed and replaced when done grows; nil if nobody waits
-		trouble error         // why the last attempt to send did not succeed; nil after one that did
-	}
+		flushes chan struct{} // closed when a frame was answered; nil if nobody waits
 
-	// What follows belongs to the goroutine in run.
-	stream   *connect.BidiStreamForClient[brokerv1.PublishStreamRequest, brokerv1.PublishStreamResponse]
-	hangUp   context.CancelFunc
-	declared map[*topic]bool // since the last stream broke; the sidecar at the end of the next may be a new one
-	sequence uint64
-	producer []byte // names the client to sidecars
-	numbered uint64 // the last number that a batch was given
-	aging    *time.Timer
+		spread   bool   // records go to the lanes of their partitions, not together
+		era      uint64 // counts the changes of spread
+		together uint64 // frames of the first lane that were begun by when records last went together
+		small    int    // frames, one after the other, that were hardly worth a lane
+
+		spare  []*batch // done with, for reuse of their memory
+		kept   int      // bytes of it
+		frames []*frame // done with, for reuse, at most one for each lane
+	}
 }
 
+// lanesPerClient are streams, each with a frame on its way.
+const lanesPerClient = 4
+
+// When records are spread, and when they go together again.
+const (
+	spreadRecords = 1024
+	spreadBytes   = 512 << 10
+	smallRecords  = 128
+	smallBytes    = 64 << 10
+	smallFrames   = 16
+)
+
 func newPipeline(c *Client) *pipeline {
-	p := &pipeline{client: c, work: make(chan struct{}, 1), declared: make(map[*topic]bool), producer: make([]byte, 16)}
-	_, _ = rand.Read(p.producer) // it never fails
-	p.aging = time.NewTimer(keepMemory)
-	p.aging.Stop()
+	p := &pipeline{client: c}
+	for i := range lanesPerClient {
+		p.lanes = append(p.lanes, newLane(p, i))
+	}
 	return p
 }
 
-// queue queues an encoded record, which has that id and priority. It does not keep encoded.
-func (p *pipeline) queue(ctx context.Context, t *topic, encoded []byte, id string, priority uint32) (ticket, error) {
+// queue queues an encoded record. It does not keep encoded.
+func (p *pipeline) queue(ctx context.Context, t *topic, record *Record, encoded []byte) (ticket, error) {
 	if n := len(encoded) + len(t.name) + batchOverhead; n > maxFrameBytes {
 		return ticket{}, messageTooLarge(n, maxFrameBytes)
 	}
+	own := p.lanes[int(t.partition(record.Key))%len(p.lanes)]
 	for {
 		if err := ctx.Err(); err != nil {
 			return ticket{}, err
 		}
-		queued, space, err := p.offer(t, encoded)
+		queued, space, err := p.offer(t, own, encoded)
 		if err != nil {
 			return ticket{}, err
 		}
 		if space == nil {
-			queued.id, queued.priority = id, priority
+			queued.id, queued.priority = record.ID, uint32(record.priority)
 			return queued, nil
 		}
 		select {
@@ -101,8 +98,8 @@ func (p *pipeline) wait(ctx context.Context, t ticket) (Receipt, error) {
 	return p.abandon(ctx, t)
 }
 
-// offer queues the record, or returns a channel that closes when there may be space for it.
-func (p *pipeline) offer(t *topic, encoded []byte) (queued ticket, space <-chan struct{}, err error) {
+// offer queues the record, which has that lane of its own, or returns a channel that closes when there may be space for it.
+func (p *pipeline) offer(t *topic, own *lane, encoded []byte) (queued ticket, space <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.closed {
@@ -114,124 +111,99 @@ func (p *pipeline) offer(t *topic, encoded []byte) (queued ticket, space <-chan 
 		}
 		return ticket{}, p.mu.space, nil
 	}
-	last := len(p.mu.frames) - 1
-	if last < 0 {
-		select {
-		case p.work <- struct{}{}:
-		default:
-		}
+	if !p.mu.spread && (p.mu.records >= spreadRecords || p.mu.bytes >= spreadBytes) {
+		p.spreadLocked(true)
 	}
-	if last < 0 || !p.mu.frames[last].fits(t, len(encoded)) {
-		p.mu.frames = append(p.mu.frames, p.newFrameLocked())
-		p.mu.begun++
-		last++
+	if !p.mu.spread {
+		own = p.lanes[0]
 	}
-	f := p.mu.frames[last]
+	f := own.openLocked(t, len(encoded))
 	b := f.batch(t)
 	if b == nil {
-		b = p.newBatchLocked(t)
+		b = own.newBatchLocked(t)
 		f.begin(b)
 	}
 	index := f.add(b, encoded)
-	p.mu.bytes += len(encoded)
+	own.records++
 	p.mu.records++
+	p.mu.bytes += len(encoded)
 	return ticket{answers: b.answers, index: uint32(index)}, nil, nil
 }
 
-// abandon is the end of a call whose context ended before the answer. If its record was not sent yet, it will not be from now on.
-func (p *pipeline) abandon(ctx context.Context, t ticket) (Receipt, error) {
-	p.mu.Lock()
-	for t.answers.halves != nil {
-		t = t.half()
-	}
-	b, trouble := t.answers.batch, p.mu.trouble
-	if b == nil { // answered meanwhile
-		p.mu.Unlock()
-		return t.answer()
-	}
-	b.abandon(t.answers.place(int(t.index)))
-	sent := b.sent
-	p.mu.Unlock()
-	err := ctx.Err()
-	if sent {
-		err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
-	}
-	if trouble != nil {
-		err = fmt.Errorf("%w (the sidecar's last answer: %v)", err, trouble)
-	}
-	return Receipt{}, err
+// spreadLocked has later records spread over all lanes, or go together.
+func (p *pipeline) spreadLocked(spread bool) {
+	p.mu.spread, p.mu.small = spread, 0
+	p.mu.era++
 }
 
-// run sends frames until ctx ends, then answers what is left with ErrClosed.
-func (p *pipeline) run(ctx context.Context) {
-	defer p.shut()
-	for ctx.Err() == nil {
-		p.gather()
-		f := p.next()
-		if f == nil {
-			p.idle(ctx)
-			continue
+// openLocked returns the lane's open frame, if it has room for n bytes of the topic, else a new one.
+func (l *lane) openLocked(t *topic, n int) *frame {
+	last := len(l.frames) - 1
+	if last >= 0 && l.frames[last].era == l.mu.era && l.frames[last].fits(t, n) {
+		return l.frames[last]
+	}
+	if last < 0 {
+		signal(l.work)
+	}
+	f := l.newFrameLocked()
+	f.era = l.mu.era
+	l.frames = append(l.frames, f)
+	l.begun++
+	if l.mu.spread {
+		f.after[0] = l.mu.together
+	} else {
+		l.mu.together = l.begun
+		for i, other := range l.lanes {
+			f.after[i] = other.begun
 		}
-		p.deliver(ctx, f)
-		p.recycle(f)
 	}
+	f.after[l.index] = 0 // these are before it anyway
+	return f
 }
 
-// gather lets callers run that are ready to, as long as they queue more: those that the last answer woke mostly have their next record at once, and
-// records in one frame share its costs, a sync above all. Nobody is waited for: where there is nothing else to run, it returns at once.
-func (p *pipeline) gather() {
-	for n, rounds := p.queued(), 0; n > 0 && n < gathered && rounds < gatherings; rounds++ {
-		runtime.Gosched()
-		now := p.queued()
-		if now == n {
-			return
-		}
-		n = now
-	}
-}
-
-const (
-	gathered   = 1024 // records that are enough for a frame
-	gatherings = 16
-)
-
-func (p *pipeline) queued() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.mu.records
-}
-
-// idle returns when something was queued or ctx is done. After a while it gives back memory.
-func (p *pipeline) idle(ctx context.Context) {
-	var aged <-chan time.Time
-	if p.keepsMuch() {
-		p.aging.Reset(keepMemory)
-		defer p.aging.Stop()
-		aged = p.aging.C
-	}
-	select {
-	case <-p.work:
-	case <-aged:
-		p.giveBack()
-	case <-ctx.Done():
-	}
-}
-
-// next takes the oldest frame, or nil if nothing is queued.
-func (p *pipeline) next() *frame {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.mu.frames) == 0 {
+// takeLocked takes the lane's oldest frame, or nil if there is none that may be sent.
+func (l *lane) takeLocked() *frame {
+	if len(l.frames) == 0 {
 		return nil
 	}
-	f := p.mu.frames[0]
-	p.mu.frames = slices.Delete(p.mu.frames, 0, 1)
-	p.mu.records -= f.records
-	for _, b := range f.batches {
-		p.mu.bytes -= len(b.records)
+	f := l.frames[0]
+	for i, other := range l.lanes {
+		if other.done < f.after[i] {
+			return nil // the end of what it waits for signals work
+		}
 	}
-	p.hasSpaceLocked()
+	l.frames = slices.Delete(l.frames, 0, 1)
+	l.records -= f.records
+	l.mu.records -= f.records
+	bytes := 0
+	for _, b := range f.batches {
+		bytes += len(b.records)
+	}
+	l.mu.bytes -= bytes
+	if l.mu.spread {
+		if l.mu.small++; f.records >= smallRecords || bytes >= smallBytes {
+			l.mu.small = 0
+		}
+		if l.mu.small == smallFrames {
+			l.spreadLocked(false)
+		}
+	}
+	l.hasSpaceLocked()
 	return f
+}
+
+// doneLocked notes that frames of the lane were answered.
+func (l *lane) doneLocked(n int) {
+	l.done += uint64(n)
+	for _, other := range l.lanes {
+		if other != l && len(other.frames) > 0 {
+			signal(other.work)
+		}
+	}
+	if l.mu.flushes != nil {
+		close(l.mu.flushes)
+		l.mu.flushes = nil
+	}
 }
 
 // hasSpaceLocked has those try again that found none.
@@ -242,32 +214,19 @@ func (p *pipeline) hasSpaceLocked() {
 	}
 }
 
-// doneLocked notes that frames were answered.
-func (p *pipeline) doneLocked(n int) {
-	p.mu.done += uint64(n)
-	if p.mu.flushes != nil {
-		close(p.mu.flushes)
-		p.mu.flushes = nil
-	}
-}
-
 // flush returns when all frames that were begun until now are answered.
 func (p *pipeline) flush(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for last := p.mu.begun; p.mu.done < last; {
-		if p.mu.flushes == nil {
-			p.mu.flushes = make(chan struct{})
-		}
-		flushes := p.mu.flushes
-		p.mu.Unlock()
-		select {
-		case <-flushes:
-		case <-ctx.Done():
-		}
-		p.mu.Lock()
-		if err := ctx.Err(); err != nil {
-			return err
+	begun := make([]uint64, len(p.lanes))
+	for i, l := range p.lanes {
+		begun[i] = l.begun
+	}
+	for i, l := range p.lanes {
+		for l.done < begun[i] {
+			if err := p.awaitFrameLocked(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	if p.mu.closed || p.client.ctx.Err() != nil { // which has answered frames before it is closed
@@ -276,194 +235,46 @@ func (p *pipeline) flush(ctx context.Context) error {
 	return nil
 }
 
-// deliver sends a frame until each of its records is answered or abandoned, or ctx ends.
-func (p *pipeline) deliver(ctx context.Context, f *frame) {
-	var pause backoff
-	for ctx.Err() == nil && p.live(f) {
-		err := p.attempt(ctx, f)
-		p.note(err)
-		if err == nil {
-			pause.reset()
-			continue
-		}
-		if pause.loud() {
-			p.client.log.Warn("cannot publish at the moment, trying again", "failures", pause.failures+1, "error", err)
-		}
-		if !pause.wait(ctx) {
-			break
-		}
+// awaitFrameLocked releases the lock until a frame was answered, or returns the error of ctx.
+func (p *pipeline) awaitFrameLocked(ctx context.Context) error {
+	if p.mu.flushes == nil {
+		p.mu.flushes = make(chan struct{})
 	}
-	for _, b := range f.batches {
-		p.refuse(b, ErrClosed)
-	}
-	f.batches = f.batches[:0]
-}
-
-// live drops what was abandoned, as far as it may, and reports whether anything is left.
-func (p *pipeline) live(f *frame) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, b := range f.batches {
-		b.drop()
-	}
-	f.batches = slices.DeleteFunc(f.batches, func(b *batch) bool { return len(b.ends) == 0 })
-	return len(f.batches) > 0
-}
-
-// note remembers why publishing does not work at the moment, for the errors of calls that give up.
-func (p *pipeline) note(err error) {
-	p.mu.Lock()
-	p.mu.trouble = err
+	flushes := p.mu.flushes
 	p.mu.Unlock()
+	defer p.mu.Lock()
+	select {
+	case <-flushes:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
-// attempt sends the frame once. Batches that are answered leave the frame; an error means that those left are to be sent
-// again after a pause.
-func (p *pipeline) attempt(ctx context.Context, f *frame) error {
-	if err := p.declare(ctx, f); err != nil {
-		return err
-	}
-	batches := p.launch(f)
-	if len(batches) == 0 {
-		return nil
-	}
-	p.connect(ctx)
-	response, err := p.exchange(f, batches)
-	if err != nil {
-		p.disconnect()
-		err = fromCall(err)
-		if ctx.Err() != nil || transient(err) {
-			return err
-		}
-		for _, b := range batches {
-			p.refuse(b, err)
-		}
-		f.batches = slices.Delete(f.batches, 0, len(batches))
-		return nil
-	}
-	return p.resolve(f, batches, response)
-}
-
-func (p *pipeline) connect(ctx context.Context) {
-	if p.stream != nil {
-		return
-	}
-	ctx, p.hangUp = context.WithCancel(ctx)
-	stream := p.client.broker.PublishStream(ctx)
-	p.stream = stream
-	// While the request is open, the transport waits for more of it and does not look at the context: Receive would go on
-	// waiting. Closing the request may overlap any other use of the stream.
-	context.AfterFunc(ctx, func() { _ = stream.CloseRequest() })
-}
-
-func (p *pipeline) disconnect() {
-	if p.stream == nil {
-		return
-	}
-	p.hangUp()
-	_ = p.stream.CloseRequest()
-	_ = p.stream.CloseResponse()
-	p.stream = nil
-	clear(p.declared)
-}
-
-// declare declares the frame's topics that were not declared since the last stream broke. It refuses the batches of a
-// topic that the sidecar refuses.
-func (p *pipeline) declare(ctx context.Context, f *frame) error {
-	for i := 0; i < len(f.batches); {
-		b := f.batches[i]
-		if !p.declared[b.topic] {
-			err := p.client.declareTopic(ctx, b.topic)
-			if err != nil && (ctx.Err() != nil || transient(err)) {
-				return err
-			}
-			if err != nil {
-				p.refuse(b, err)
-				f.batches = slices.Delete(f.batches, i, i+1)
-				continue
-			}
-			p.declared[b.topic] = true
-		}
-		i++
-	}
-	return nil
-}
-
-// launch chooses the batches of the next frame on the wire and marks them: from here on the outcome of those who give up is unknown.
-func (p *pipeline) launch(f *frame) []*batch {
-	if !p.live(f) {
-		return nil
-	}
-	var head []*batch
-	head, p.numbered = f.head(p.numbered)
+// abandon is the end of a call whose context ended before the answer. If its record was not sent yet, it will not be from now on.
+func (p *pipeline) abandon(ctx context.Context, t ticket) (Receipt, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, b := range head {
-		b.sent = true
+	for t.answers.halves != nil {
+		t = t.half()
 	}
-	return head
-}
-
-// exchange sends one frame and waits for its answer.
-func (p *pipeline) exchange(f *frame, batches []*batch) (*brokerv1.PublishStreamResponse, error) {
-	p.sequence++
-	if err := p.stream.Send(request(p.sequence, p.producer, f.unanswered(), batches)); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+	b := t.answers.batch
+	if b == nil { // answered meanwhile
+		p.mu.Unlock()
+		return t.answer()
 	}
-	// After an EOF the sidecar ended the stream, and Receive says why.
-	return p.stream.Receive()
-}
-
-// resolve hands the results of a frame to its callers and removes from f the batches that are done.
-func (p *pipeline) resolve(f *frame, batches []*batch, response *brokerv1.PublishStreamResponse) error {
-	if response.GetSequence() != p.sequence || len(response.GetResults()) != len(batches) {
-		p.disconnect()
-		for _, b := range batches {
-			p.refuse(b, fmt.Errorf("%w: the sidecar's answer does not match the frame", ErrUnknownOutcome))
-		}
-		f.batches = slices.Delete(f.batches, 0, len(batches))
-		return nil
+	b.abandon(t.answers.place(int(t.index)))
+	sent, trouble := b.sent, b.lane.trouble
+	for _, l := range p.lanes { // its own may wait for another
+		trouble = cmp.Or(trouble, l.trouble)
 	}
-	var left []*batch
-	var later error
-	for i, b := range batches {
-		result := response.GetResults()[i]
-		if result.GetRefusal() == nil {
-			p.accept(b, result)
-			continue
-		}
-		refused := fromRefusal(result.GetRefusal())
-		switch {
-		case transient(refused):
-			left = append(left, b)
-			later = refused
-		case undeclared(refused) && !b.redeclared:
-			// The sidecar was replaced after the declaration and before the stream was opened.
-			b.redeclared = true
-			delete(p.declared, b.topic)
-			left = append(left, b)
-		case len(b.ends) > 1 && concernsOneRecord(refused):
-			first, second := p.split(b)
-			left = append(left, first, second)
-		default:
-			p.refuse(b, refused)
-		}
+	p.mu.Unlock()
+	err := ctx.Err()
+	if sent {
+		err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
-	f.batches = append(left, f.batches[len(batches):]...)
-	return later
-}
-
-// concernsOneRecord reports whether a batch may have been refused for one of its records. Then it is sent again in halves,
-// until the refusal falls on the call that caused it and on no other.
-func concernsOneRecord(e *Error) bool {
-	switch e.Code {
-	case connect.CodeInvalidArgument, connect.CodeAlreadyExists, connect.CodeOutOfRange:
-		return true
-	case connect.CodeResourceExhausted:
-		return errors.Is(e, ErrTooLarge)
-	default:
-		return false
+	if trouble != nil {
+		err = fmt.Errorf("%w (the sidecar's last answer: %v)", err, trouble)
 	}
+	return Receipt{}, err
 }
 
 // accept answers the calls of a batch with its result.
@@ -503,22 +314,4 @@ func (p *pipeline) split(b *batch) (first, second *batch) {
 func (b *batch) doneLocked() {
 	b.answers.batch = nil
 	close(b.answers.done)
-}
-
-// shut refuses what is queued and everything later.
-func (p *pipeline) shut() {
-	p.disconnect()
-	p.mu.Lock()
-	frames := p.mu.frames
-	p.mu.frames, p.mu.closed = nil, true
-	p.hasSpaceLocked() // whoever waits for space finds the pipeline closed
-	p.mu.Unlock()
-	for _, f := range frames {
-		for _, b := range f.batches {
-			p.refuse(b, ErrClosed)
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.doneLocked(len(frames))
 }

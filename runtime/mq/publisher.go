@@ -180,7 +180,7 @@ func (c *Client) enqueue(ctx context.Context, p *Publication, buffer *[]byte) (t
 	if cap(encoded) <= maxKeptEncoding {
 		*buffer = encoded
 	}
-	return c.pipeline.queue(ctx, p.topic, encoded, p.record.ID, uint32(p.record.priority))
+	return c.pipeline.queue(ctx, p.topic, &p.record, encoded)
 }
 
 // ready checks a record against all bounds, for which it declares the topic if need be, and returns the size of the payload.

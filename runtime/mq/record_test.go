@@ -88,7 +88,7 @@ func FuzzParseRecord(f *testing.F) {
 
 // Dropping and splitting keep each record, and each ticket finds its own.
 func TestBatchSurgery(t *testing.T) {
-	b := (&pipeline{}).newBatchLocked(&topic{name: "t"})
+	b := (&lane{pipeline: &pipeline{}}).newBatchLocked(&topic{name: "t"})
 	texts := []string{"one", "two", "three", "four", "five", "six", "seven"}
 	var tickets []ticket
 	for _, text := range texts {
@@ -168,7 +168,7 @@ func BenchmarkAppendRecord(b *testing.B) {
 
 func TestFrameHoldsTenThousandRecords(t *testing.T) {
 	f, one := newFrame(), &topic{name: "t"}
-	b := (&pipeline{}).newBatchLocked(one)
+	b := (&lane{pipeline: &pipeline{}}).newBatchLocked(one)
 	f.begin(b)
 	n := 0
 	for ; f.fits(one, 1) && n <= 10_000; n++ {
