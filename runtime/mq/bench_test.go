@@ -170,8 +170,28 @@ func BenchmarkConsume(b *testing.B) {
 	}
 }
 
-// BenchmarkHandle is what the SDK alone does for each message of 256 bytes from a frame in memory to its outcome, with a handler that returns at once.
+// BenchmarkHandle is what the SDK alone does for each message of 256 bytes from a frame in memory to its outcome, with a handler that returns at once, and with one
+// that makes a context of its own, as those do that call somebody.
 func BenchmarkHandle(b *testing.B) {
+	for name, handler := range map[string]func(context.Context, *wrapperspb.BytesValue) error{
+		"returns": func(context.Context, *wrapperspb.BytesValue) error { return nil },
+		"makes a context": func(ctx context.Context, _ *wrapperspb.BytesValue) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			return ctx.Err()
+		},
+		"asks for the meta": func(ctx context.Context, _ *wrapperspb.BytesValue) error {
+			if MetaFrom(ctx).Attempt != 1 {
+				return errNack
+			}
+			return nil
+		},
+	} {
+		b.Run(name, func(b *testing.B) { benchmarkHandle(b, handler) })
+	}
+}
+
+func benchmarkHandle(b *testing.B, handler func(context.Context, *wrapperspb.BytesValue) error) {
 	const inFrame = 1024
 	payload, _ := proto.Marshal(wrapperspb.Bytes(make([]byte, 256)))
 	record, _ := proto.Marshal(&brokerv1.RecordSet{Records: []*brokerv1.Record{{Key: []byte("SFO"), Payload: payload}}})
@@ -182,7 +202,7 @@ func BenchmarkHandle(b *testing.B) {
 		slice.Records = append(slice.Records, record...)
 	}
 	w := NewWorker(&Client{log: slog.New(slog.DiscardHandler), hooks: hook.From(b.Context())}, WithConcurrency(64), WithPrefetch(inFrame))
-	Handle(w, stringSubscription, func(context.Context, *wrapperspb.BytesValue) error { return nil })
+	Handle(w, stringSubscription, handler)
 	c := newConsumer(w, w.mu.subscriptions[0], policy{limit: 1 << 14, timeout: defaultTimeout})
 	s, interrupt := c.newSession(life{b.Context(), b.Context(), b.Context()})
 	defer interrupt(nil)

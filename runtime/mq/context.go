@@ -81,8 +81,8 @@ func (h *handling) Err() error {
 	return h.session.handling.Err()
 }
 
-// Value implements context.Context. Once the context has ended, package context finds the cause with it, and before that what will end
-// the contexts made of it.
+// Value implements context.Context. As soon as Err is not nil, package context finds the cause with it, and before that what will end the
+// contexts made of it.
 func (h *handling) Value(key any) any {
 	if _, ok := key.(callKey); ok {
 		return &h.call
@@ -90,11 +90,14 @@ func (h *handling) Value(key any) any {
 	if e := h.context.ended.Load(); e != nil {
 		return e.Value(key)
 	}
-	if inner := h.context.inner.Load(); inner != nil {
+	if inner := h.context.inner.Load(); inner != nil && h.session.handling.Err() == nil {
 		return inner.Value(key)
 	}
 	return h.session.handling.Value(key)
 }
+
+// String names the context, as those of package context have it. Its fields must not be printed: they change.
+func (h *handling) String() string { return "mq.handler(" + h.call.RPC() + ")" }
 
 // end ends the context, and those that were made of it. Only the first call counts. The caller holds no locks.
 func (h *handling) end(e *ending) {
@@ -103,6 +106,9 @@ func (h *handling) end(e *ending) {
 	if c.ended.Load() != nil {
 		c.mu.Unlock()
 		return
+	}
+	if h.session.handling.Err() != nil { // Err may have told
+		e = &h.session.endings.interrupted
 	}
 	c.ended.Store(e)
 	c.mu.Unlock()

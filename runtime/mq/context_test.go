@@ -3,7 +3,9 @@ package mq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -127,6 +129,7 @@ func TestContextTakesNoGoroutine(t *testing.T) {
 	h.end(&h.session.endings.returned)
 }
 
+// TestContextHasTheValuesOfRun, and the deadline of its message.
 func TestContextHasTheValuesOfRun(t *testing.T) {
 	withBroker(t, func(t *testing.T, b *fakeBroker, c *Client) {
 		w := NewWorker(c)
@@ -140,6 +143,11 @@ func TestContextHasTheValuesOfRun(t *testing.T) {
 			deadline, ok := ctx.Deadline()
 			if !deadline.Equal(MetaFrom(ctx).Deadline) {
 				t.Errorf("the context ends at %v, the message at %v", deadline, MetaFrom(ctx).Deadline)
+			}
+			child, cancel := context.WithCancel(ctx)
+			defer cancel()
+			if name := fmt.Sprint(child); !strings.HasPrefix(name, "mq.handler(test.Consumer/strings)") {
+				t.Errorf("the context is shown as %s", name)
 			}
 			got <- seen{ctx.Value(parentKey{}), deadline, ok}
 			return nil
@@ -161,12 +169,34 @@ func TestContextHasTheValuesOfRun(t *testing.T) {
 	})
 }
 
+// TestContextKeepsItsCause: once it was told that the session's context has ended, it does not change its mind.
+func TestContextKeepsItsCause(t *testing.T) {
+	parent, cancel := context.WithCancelCause(t.Context())
+	s := &session{handling: parent}
+	s.endings = endings{returned: endedByReturn(parent), interrupted: ending{parent}, never: make(chan struct{})}
+	h := &handling{session: s}
+	h.call.subscription = &subscription{}
+	child, give := context.WithCancel(h)
+	defer give()
+	cancel(ErrLeaseLost)
+	if h.Err() != context.Canceled || context.Cause(h) != ErrLeaseLost {
+		t.Errorf("error %v and cause %v", h.Err(), context.Cause(h))
+	}
+	h.end(&s.endings.returned) // before the session could tell
+	for _, ctx := range []context.Context{h, child} {
+		<-ctx.Done()
+		if cause := context.Cause(ctx); cause != ErrLeaseLost {
+			t.Errorf("the cause is now %v", cause)
+		}
+	}
+}
+
 // TestContextIsSafeForConcurrentUse: contexts are made of one and given up while it ends.
 func TestContextIsSafeForConcurrentUse(t *testing.T) {
 	for range 200 {
 		parent, cancel := context.WithCancelCause(t.Context())
 		s := &session{handling: parent, timedOut: ErrProcessingTimeout}
-		s.endings = endings{timedOut: endedBy(parent, ErrProcessingTimeout), returned: endedByReturn(parent), never: make(chan struct{})}
+		s.endings = endings{timedOut: endedBy(parent, ErrProcessingTimeout), returned: endedByReturn(parent), interrupted: ending{parent}, never: make(chan struct{})}
 		h := &handling{session: s}
 		h.call.subscription = &subscription{}
 		var work sync.WaitGroup

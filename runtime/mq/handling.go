@@ -222,7 +222,7 @@ func (s *session) expireDue() {
 func (s *session) expire(h *handling) {
 	c := s.consumer
 	c.mu.Lock()
-	if !h.listed { // it has returned, or its context has ended otherwise
+	if !h.listed || s.handling.Err() != nil { // it has returned, or its context has ended otherwise
 		c.mu.Unlock()
 		return
 	}

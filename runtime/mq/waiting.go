@@ -1,20 +1,20 @@
 package mq
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // waiting holds deliveries that no handler has started on: the highest priority first, and of one priority in order of arrival.
 type waiting struct {
 	levels [MaxPriority + 1]struct{ first, last *delivery }
+	top    int // no higher level has any
 	count  int
 	bytes  int // sum of the sizes
 }
 
 // push adds a delivery. A priority that no topic has counts as the highest.
 func (w *waiting) push(d *delivery) {
-	level := &w.levels[min(d.priority, MaxPriority)]
+	i := int(min(d.priority, MaxPriority))
+	w.top = max(w.top, i)
+	level := &w.levels[i]
 	d.previous = level.last
 	if level.last == nil {
 		level.first = d
@@ -40,18 +40,17 @@ func (w *waiting) join(other *waiting) {
 		level.last.next, more.first.previous = more.first, level.last
 		level.last = more.last
 	}
+	w.top = max(w.top, other.top)
 	w.count += other.count
 	w.bytes += other.bytes
 }
 
 // peek returns the delivery to start next, nil if there is none.
 func (w *waiting) peek() *delivery {
-	for i := range slices.Backward(w.levels[:]) {
-		if d := w.levels[i].first; d != nil {
-			return d
-		}
+	for w.top > 0 && w.levels[w.top].first == nil {
+		w.top--
 	}
-	return nil
+	return w.levels[w.top].first
 }
 
 // oldest returns when the one that waits longest came. There must be one, and arrivals must have been noted.

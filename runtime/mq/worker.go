@@ -60,7 +60,8 @@ func NewWorker(c *Client, opts ...WorkerOption) *Worker {
 
 // Handle registers the handler of a subscription. It must be called before [Worker.Run], which reports what is wrong with
 // the registration; afterwards it panics. The handler is called from several goroutines; if the topic is ordered by key, never
-// for two messages of one key at the same time, as long as no handler outlives its context. What it returns settles the message:
+// for two messages of one key at the same time, as long as no handler outlives its context. The goroutines are used again: what a handler
+// does to its own, such as locking its thread, it must undo. What it returns settles the message:
 //
 //   - nil: the message is done
 //   - [Permanent], [RetryAfter], [Snooze], [Skip], also wrapped: as they say

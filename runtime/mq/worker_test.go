@@ -644,6 +644,7 @@ func TestSidecarThatDrainsIsLeftInGoodOrder(t *testing.T) {
 		r := run(t, c, func(ctx context.Context, _ *wrapperspb.StringValue) error { <-proceed; return ctx.Err() })
 		k := <-b.consumers
 		_ = k.deliver("a")
+		synctest.Wait() // its handler has begun
 		_ = k.send(&brokerv1.ConsumeResponse{Message: &brokerv1.ConsumeResponse_Draining_{Draining: &brokerv1.ConsumeResponse_Draining{}}})
 		_ = k.deliver("b")
 		expect(t, "not started", b.nextSettled(t), "1 release")
