@@ -24,11 +24,16 @@ type Run struct {
 // Cut checks an Append and cuts its records into runs that fit a chunk. The runs are slices of a.Records, which is not copied.
 // The error tells what is wrong with the Append; it is the caller's mistake, not the store's.
 func Cut(a Append) ([]Run, error) {
+	return AppendRuns(make([]Run, 0, len(a.Records)/MaxChunkBytes+a.Count/MaxChunkRecords+1), a)
+}
+
+// AppendRuns is Cut that adds the runs to a slice.
+func AppendRuns(dst []Run, a Append) ([]Run, error) {
 	if a.Count < 1 {
 		return nil, fmt.Errorf("engine: append to log %v has a count of %d: must be at least 1", a.Log, a.Count)
 	}
 	var (
-		runs  = make([]Run, 0, len(a.Records)/MaxChunkBytes+a.Count/MaxChunkRecords+1)
+		runs  = dst
 		start int // of the present run
 		count int // of the present run
 		total int

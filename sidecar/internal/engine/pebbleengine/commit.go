@@ -75,11 +75,14 @@ func (e *Engine) write(ctx context.Context, r *request, appends []engine.Append)
 	}
 	defer e.gate.leave()
 	r.appends = make([]preparedAppend, len(appends))
+	all := make([]engine.Run, 0, len(appends)) // of all of them: almost always one for each
 	for i, a := range appends {
-		runs, err := engine.Cut(a)
-		if err != nil {
+		before := len(all)
+		var err error
+		if all, err = engine.AppendRuns(all, a); err != nil {
 			return nil, err
 		}
+		runs := all[before:len(all):len(all)]
 		log, err := e.logs.get(a.Log)
 		if err != nil {
 			return nil, err
