@@ -37,7 +37,9 @@ func (sv *serving) grant() bool {
 		}
 	}
 	if sv.machine.Backlog() > 0 {
-		sv.hungry.Store(true)
+		if !sv.hungry.Swap(true) {
+			sv.group.hungry.Add(1)
+		}
 		for _, j := range candidates { // credits that came back before the flag was up
 			if j.roomSince() {
 				sv.signal()

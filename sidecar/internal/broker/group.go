@@ -24,6 +24,7 @@ type group struct {
 	faults filterFaults
 	// consumers are the sessions that the partitions belong to. The list is replaced as a whole, with mu held.
 	consumers atomic.Pointer[[]dispatch.SessionID]
+	hungry    atomic.Int64 // shards that are hungry
 
 	mu struct {
 		sync.Mutex
@@ -73,8 +74,12 @@ func (g *group) creditsFree() {
 	if mutant.On(mutant.LostWakeup) {
 		return
 	}
+	if g.hungry.Load() == 0 { // as most often, and there may be a thousand shards
+		return
+	}
 	for _, s := range g.shards {
 		if s.hungry.Swap(false) {
+			g.hungry.Add(-1)
 			s.signal()
 		}
 	}

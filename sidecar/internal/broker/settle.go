@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
@@ -70,6 +70,7 @@ func (b *Broker) Settle(ctx context.Context, groupName, topicName string, acks [
 		return nil, fail(BatchTooLarge, "acks", "%d tokens in one call: at most %d are allowed", n, MaxSettlements).with("bound", MaxSettlements)
 	}
 	call := &settleCall{group: g, parts: make(map[uint32]*settlePart)}
+	call.makeRoom(acks)
 	for ; len(acks) > 0; acks = acks[TokenSize:] {
 		raw := acks[:TokenSize:TokenSize]
 		if t, ok := call.read(raw, "acks"); ok {
@@ -147,20 +148,48 @@ func (c *settleCall) part(p uint32) *settlePart {
 	return c.parts[p]
 }
 
+// makeRoom gives each part the room that its acks need, out of one piece of memory: tokens come by the thousand.
+func (c *settleCall) makeRoom(acks []byte) {
+	const worthwhile = 16
+	if len(acks) < worthwhile*TokenSize {
+		return
+	}
+	partitions, levels := len(c.group.shards), c.group.levels()
+	counts := make([]int, partitions*levels)
+	for raw := acks; len(raw) > 0; raw = raw[TokenSize:] {
+		if p, lane := tokenPlace(raw); int(p) < partitions && int(lane) < levels {
+			counts[int(p)*levels+int(lane)]++
+		}
+	}
+	room := make([]dispatch.Token, 0, len(acks)/TokenSize)
+	for i, n := range counts {
+		if n > 0 {
+			c.part(uint32(i / levels)).acks[i%levels].Tokens, room = room[:0:n], room[n:n:cap(room)]
+		}
+	}
+}
+
 // run lets every shard settle its part and waits for all of them.
 func (c *settleCall) run(ctx context.Context) error {
-	var all sync.WaitGroup
 	partitions := slices.Sorted(maps.Keys(c.parts))
+	finished := make(chan struct{})
+	var left atomic.Int64
+	left.Store(int64(len(partitions)))
 	for _, p := range partitions {
 		part := c.parts[p]
-		all.Add(1)
 		c.group.shards[p].call(task{
-			do:   func(sv *serving) { part.settle(sv) },
-			done: func(err error) { part.err = err; all.Done() },
+			do: func(sv *serving) { part.settle(sv) },
+			done: func(err error) {
+				part.err = err
+				if left.Add(-1) == 0 {
+					close(finished)
+				}
+			},
 		})
 	}
-	finished := make(chan struct{})
-	go func() { all.Wait(); close(finished) }()
+	if len(partitions) == 0 {
+		return nil
+	}
 	select {
 	case <-finished:
 	case <-ctx.Done():

@@ -52,9 +52,14 @@ func (k tokens) read(b []byte) (t Token, ok bool) {
 	t.Epoch = binary.LittleEndian.Uint64(b)
 	t.Offset = dispatch.Offset(binary.LittleEndian.Uint64(b[8:]))
 	t.Lease = binary.LittleEndian.Uint32(b[16:])
-	place := binary.LittleEndian.Uint32(b[20:])
-	t.Partition, t.Lane = place&(1<<24-1), uint8(place>>24)
+	t.Partition, t.Lane = tokenPlace(b)
 	return t, binary.LittleEndian.Uint64(b[24:]) == k.tag(t)
+}
+
+// tokenPlace is the partition and the lane that a token of TokenSize bytes names, whoever made it.
+func tokenPlace(b []byte) (partition uint32, lane uint8) {
+	place := binary.LittleEndian.Uint32(b[20:])
+	return place & (1<<24 - 1), uint8(place >> 24)
 }
 
 func (k tokens) tag(t Token) uint64 {
