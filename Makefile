@@ -21,11 +21,12 @@ SEED   ?= 0
 BACKLOG ?=
 DIR    ?=
 QUICK  ?=
+UPDATE ?=
 # Modules of their own, for the drivers of databases and the message queues that they have.
 OWN_MODULES := runtime/mqsql/sqltest examples/bank bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-breaking test-init lint generate bench bench-go bench-peers measure-schedule measure-store bench-store stress mutants crash clean
+.PHONY: help build demo test test-breaking test-init lint generate bench bench-go bench-peers ratios measure-schedule measure-store bench-store stress mutants crash clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,9 @@ bench: ## clients and a sidecar, each in its process: a table of throughput, lat
 
 bench-go: ## Go benchmarks of the core, the engines, the filters and the SDK
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/... ./sidecar/... ./runtime/...
+
+ratios: ## what hot paths cost beside raw limits measured in the same run: fails if one costs over 20 % more than bench/ratios.json says; UPDATE=1 writes that anew
+	UPDATE=$(UPDATE) $(GO) test -tags ratios -timeout 5m -count 1 -v -run 'Ratios|Verdict' ./sidecar/internal/bench
 
 bench-peers: ## the same work on NATS JetStream, Redis Streams and RabbitMQ, those that are installed, in the same run; ends with a ratio for each. ROUNDS=3
 	$(GO) build -o bin/ ./sidecar/cmd/mq ./bench/cmd/mqbench
