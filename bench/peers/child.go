@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,10 +13,12 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/typedmq/typedmq/bench/internal/process"
 )
 
 // A child is a process that this one started, in a process group of its own, so that a Ctrl-C reaches it through this process only. On Linux it
-// gets a signal when this process ends, however that comes.
+// ends with this process, however that ends.
 type child struct {
 	name   string
 	log    string // path of what it writes to stdout and stderr
@@ -31,8 +32,7 @@ type program struct {
 	name string // of its log, too
 	path string
 	args []string
-	env  []string       // added to that of this process
-	last syscall.Signal // that it gets when this process is killed; 0: SIGKILL
+	env  []string // added to that of this process
 }
 
 // startChild starts a program, with its log in dir. It must be killed.
@@ -45,7 +45,7 @@ func startChild(dir string, p program) (*child, error) {
 	command := exec.Command(p.path, p.args...)
 	command.Env = append(os.Environ(), p.env...)
 	command.Stdout, command.Stderr = log, log
-	command.SysProcAttr = ownGroup(cmp.Or(p.last, syscall.SIGKILL))
+	process.Bind(command)
 	started := make(chan error)
 	go func() {
 		// The kernel ends the child with the thread that started it, so the thread has to live as long as the child.

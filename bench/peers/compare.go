@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/typedmq/typedmq/bench/internal/process"
 )
 
 // A comparison is a run: its rounds, and what they have told so far.
@@ -18,7 +20,6 @@ type comparison struct {
 	base   string // directory, for the files of all servers
 	works  []work
 	peers  []system
-	own    typedmq
 	report *report
 	say    func(format string, args ...any)
 }
@@ -34,15 +35,10 @@ func (s settings) compare(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(base)
-	if inMemory(base) {
+	if process.InMemory(base) {
 		return fmt.Errorf("%s is kept in memory, where syncs cost nothing: choose a directory on a disk with -dir", filepath.Dir(base))
 	}
 	c := &comparison{settings: s, base: base, works: chosen, peers: peers, report: s.newReport(ctx, peers), say: progress(time.Now())}
-	if s.wants(ownID) {
-		if c.own, err = findTypedMQ(ctx, base, s.mqbench, s.mq); err != nil {
-			return err
-		}
-	}
 	each := s.span + s.warm + 2*time.Second // a server starts meanwhile
 	c.say("%d systems, works %s, %d rounds: about %v", 1+len(peers), strings.Join(workIDs(chosen), " and "), s.rounds,
 		(time.Duration(s.rounds*(1+len(peers))*len(chosen)) * each).Round(time.Second))
@@ -87,12 +83,12 @@ func (s settings) newReport(ctx context.Context, peers []system) *report {
 
 // ownTurn is typedmq's part of a round.
 func (c *comparison) ownTurn(ctx context.Context, round int) error {
-	rates, err := c.own.rates(ctx, c.base, workIDs(c.works), c.span)
+	all, err := typedmq{c.mqbench, c.mq}.measure(ctx, c.base, workIDs(c.works), c.span)
 	if err != nil {
 		return err
 	}
 	for _, w := range c.works {
-		c.note(round, c.report.Systems[0], w, rates[w.id])
+		c.note(round, c.report.Systems[0], w, all[w.id])
 	}
 	return nil
 }
@@ -100,9 +96,9 @@ func (c *comparison) ownTurn(ctx context.Context, round int) error {
 // turn is a peer's part of a round. A server that does not start is no error, but skipped from then on; so is, with an error, one that fails at work.
 func (c *comparison) turn(ctx context.Context, round int, p system, result *systemResult) error {
 	for _, w := range c.works {
-		rate, err := c.measure(ctx, p, w, result)
+		m, err := c.measure(ctx, p, w, result)
 		if err == nil {
-			c.note(round, result, w, rate)
+			c.note(round, result, w, m)
 			continue
 		}
 		if ctx.Err() != nil {
@@ -118,28 +114,28 @@ func (c *comparison) turn(ctx context.Context, round int, p system, result *syst
 	return nil
 }
 
-func (c *comparison) note(round int, result *systemResult, w work, rate float64) {
-	result.add(w.id, rate)
-	c.say("round %d/%d  %-40s %-8s %12s/s", round+1, c.rounds, result.Title, w.id, grouped(rate))
+func (c *comparison) note(round int, result *systemResult, w work, m measured) {
+	result.add(w.id, m)
+	c.say("round %d/%d  %-40s %-8s %12s/s", round+1, c.rounds, result.Title, w.id, grouped(m.rate))
 }
 
 // startError is why a server could not be started.
 type startError struct{ error }
 
 // measure starts a peer on an empty directory, does one work, and ends it.
-func (c *comparison) measure(ctx context.Context, p system, w work, result *systemResult) (float64, error) {
+func (c *comparison) measure(ctx context.Context, p system, w work, result *systemResult) (measured, error) {
 	dir, err := os.MkdirTemp(c.base, p.id)
 	if err != nil {
-		return 0, err
+		return measured{}, err
 	}
 	defer os.RemoveAll(dir)
 	n, err := p.start(ctx, dir)
 	if err != nil {
-		return 0, startError{err}
+		return measured{}, startError{err}
 	}
 	defer n.close()
 	result.Version = n.version()
-	return load{node: n, batch: p.batch, room: p.room, size: bodySize, keys: keys(keyCount)}.rate(ctx, w.id, c.warm, c.span)
+	return load{node: n, batch: p.batch, room: p.room, size: bodySize, keys: keys(keyCount)}.measure(ctx, w.id, c.warm, c.span)
 }
 
 // progress says what happens, with the seconds since began.

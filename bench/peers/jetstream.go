@@ -120,6 +120,8 @@ func (n *jetStreamNode) open(ctx context.Context) error {
 	return nil
 }
 
+func (n *jetStreamNode) pid() int { return n.server.pid }
+
 func (n *jetStreamNode) version() string { return server.VERSION }
 
 func (n *jetStreamNode) left(ctx context.Context) (int, error) {

@@ -76,9 +76,6 @@ func TestPublished(t *testing.T) {
 		t.Run(s.id, func(t *testing.T) {
 			n := startPeer(t, s)
 			total := callers*s.batch + s.batch/2 // the last batch is not full
-			if s.id == "jetstream" {
-				total = 1000 // each is synced
-			}
 			var acked atomic.Int64
 			l := load{node: n, batch: s.batch, size: bodySize, keys: keys(total), total: total}
 			if err := l.publish(t.Context(), nil, func(count int) { acked.Add(int64(count)) }); err != nil {
@@ -98,9 +95,6 @@ func TestHandled(t *testing.T) {
 		t.Run(s.id, func(t *testing.T) {
 			n := startPeer(t, s)
 			total := 4*callers*s.batch + s.batch/2 + 1 // the last batch is not full
-			if s.id == "jetstream" {
-				total = 1000
-			}
 			want := keys(total)
 			var mu sync.Mutex
 			handled := make(map[string]int, total)
@@ -159,7 +153,7 @@ func TestInterrupted(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(300*time.Millisecond, cancel)
 			began := time.Now()
-			_, err := load{node: n, batch: s.batch, room: s.room, size: bodySize, keys: keys(10)}.rate(ctx, "queue", time.Hour, time.Hour)
+			_, err := load{node: n, batch: s.batch, room: s.room, size: bodySize, keys: keys(10)}.measure(ctx, "queue", time.Hour, time.Hour)
 			if err == nil || ctx.Err() == nil {
 				t.Errorf("it ended with %v", err)
 			}

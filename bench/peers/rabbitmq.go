@@ -103,6 +103,8 @@ func (n *rabbitNode) dial(ctx context.Context) (*amqp.Connection, error) {
 	return c, nil
 }
 
+func (n *rabbitNode) pid() int { return n.server.pid }
+
 func (n *rabbitNode) version() string {
 	v, _ := n.admin.Properties["version"].(string)
 	return v

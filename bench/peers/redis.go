@@ -72,6 +72,8 @@ func startRedis(ctx context.Context, dir string) (node, error) {
 	return n, nil
 }
 
+func (n *redisNode) pid() int { return n.server.pid }
+
 func (n *redisNode) version() string { return n.number }
 
 func (n *redisNode) left(context.Context) (int, error) { return n.admin.do("XLEN", "jobs") }

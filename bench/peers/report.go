@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/typedmq/typedmq/bench/internal/process"
 )
 
 // A report is what was measured: what is in the table, and in the JSON beside it.
@@ -35,10 +37,14 @@ type systemResult struct {
 	least    float64
 }
 
-// A result is what one system made of one work, in messages per second.
+// A result is what one system made of one work, in messages per second. Processor times are medians, in nanoseconds for each message; 0: not known.
 type result struct {
 	Rounds []float64 `json:"rounds"`
 	Median float64   `json:"median"`
+	Client float64   `json:"client_cpu_ns,omitempty"`
+	Server float64   `json:"server_cpu_ns,omitempty"`
+
+	clients, servers []float64
 }
 
 // A ratio compares typedmq with a peer by their medians.
@@ -51,7 +57,7 @@ type ratio struct {
 }
 
 // add notes a round.
-func (s *systemResult) add(work string, rate float64) {
+func (s *systemResult) add(work string, m measured) {
 	if s.Works == nil {
 		s.Works = map[string]*result{}
 	}
@@ -60,8 +66,8 @@ func (s *systemResult) add(work string, rate float64) {
 		r = &result{}
 		s.Works[work] = r
 	}
-	r.Rounds = append(r.Rounds, math.Round(rate))
-	r.Median = median(r.Rounds)
+	r.Rounds, r.clients, r.servers = append(r.Rounds, math.Round(m.rate)), append(r.clients, m.client), append(r.servers, m.server)
+	r.Median, r.Client, r.Server = median(r.Rounds), math.Round(median(r.clients)), math.Round(median(r.servers))
 }
 
 // median is the one in the middle, or between the two there.
@@ -100,14 +106,14 @@ func (r *report) compare() {
 func (r *report) table(to io.Writer) error {
 	t := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	for _, w := range works {
-		fmt.Fprintf(t, "\n%s (%s), messages/s\n", w.id, w.title)
+		fmt.Fprintf(t, "\n%s: %s\n  \tmessages/s\tclient CPU\tserver CPU\trounds\n", w.id, w.title)
 		for _, s := range r.Systems {
 			if x := s.Works[w.id]; x != nil {
 				rounds := make([]string, len(x.Rounds))
 				for i, rate := range x.Rounds {
 					rounds[i] = grouped(rate)
 				}
-				fmt.Fprintf(t, "  %s\t%s\tof %s\n", strings.TrimSpace(s.Title+" "+s.Version), grouped(x.Median), strings.Join(rounds, "  "))
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", strings.TrimSpace(s.Title+" "+s.Version), grouped(x.Median), cpu(x.Client), cpu(x.Server), strings.Join(rounds, "  "))
 			}
 		}
 	}
@@ -145,6 +151,14 @@ func times(ratio float64) string {
 	return strconv.FormatFloat(math.Floor(ratio*unit)/unit, 'f', digits, 64) + "x"
 }
 
+// cpu writes the processor time of a message.
+func cpu(ns float64) string {
+	if ns == 0 {
+		return "-"
+	}
+	return grouped(ns) + " ns"
+}
+
 // grouped writes a rate with a comma between thousands.
 func grouped(rate float64) string {
 	digits := strconv.FormatFloat(rate, 'f', 0, 64)
@@ -168,13 +182,9 @@ func (r *report) save(path string) error {
 
 // machine tells where this runs.
 func machine() map[string]string {
-	m := map[string]string{"cores": strconv.Itoa(runtime.NumCPU()), "system": runtime.GOOS + "/" + runtime.GOARCH, "go": runtime.Version()}
-	raw, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(raw)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			m["cpu"] = strings.TrimSpace(value)
-			break
-		}
+	processor, memory, kernel := process.Machine()
+	return map[string]string{
+		"cores": strconv.Itoa(runtime.NumCPU()), "system": runtime.GOOS + "/" + runtime.GOARCH, "go": runtime.Version(),
+		"cpu": processor, "kernel": kernel, "memory_mib": strconv.FormatInt(memory>>20, 10),
 	}
-	return m
 }

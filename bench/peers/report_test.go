@@ -29,14 +29,14 @@ func example() *report {
 	free := &systemResult{ID: "free", Title: "Free"}
 	gone := &systemResult{ID: "gone", Title: "Gone", Skipped: "gone-server is not installed", least: 2}
 	for _, rate := range []float64{600_000, 400_000, 500_000} {
-		ours.add("publish", rate)
+		ours.add("publish", measured{rate, 1e9 / rate, 1500})
 	}
-	ours.add("queue", 250_000)
-	slow.add("publish", 12_500)
-	slow.add("queue", 6_251)
-	near.add("publish", 333_334)
-	near.add("queue", 166_666)
-	free.add("publish", 1_000_000)
+	ours.add("queue", measured{rate: 250_000})
+	slow.add("publish", measured{rate: 12_500})
+	slow.add("queue", measured{rate: 6_251})
+	near.add("publish", measured{rate: 333_334})
+	near.add("queue", measured{rate: 166_666})
+	free.add("publish", measured{rate: 1_000_000})
 	r := &report{Systems: []*systemResult{ours, slow, near, free, gone}}
 	r.compare()
 	return r
@@ -73,16 +73,18 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `
-publish (publish only), messages/s
-  typedmq   500,000    of 600,000  400,000  500,000
-  Slow 1.2  12,500     of 12,500
-  Near      333,334    of 333,334
-  Free      1,000,000  of 1,000,000
+publish: publish only
+            messages/s  client CPU  server CPU  rounds
+  typedmq   500,000     2,000 ns    1,500 ns    600,000  400,000  500,000
+  Slow 1.2  12,500      -           -           12,500
+  Near      333,334     -           -           333,334
+  Free      1,000,000   -           -           1,000,000
 
-queue (publish, deliver, handle, acknowledge), messages/s
-  typedmq   250,000  of 250,000
-  Slow 1.2  6,251    of 6,251
-  Near      166,666  of 166,666
+queue: publish, deliver, handle, acknowledge
+            messages/s  client CPU  server CPU  rounds
+  typedmq   250,000     -           -           250,000
+  Slow 1.2  6,251       -           -           6,251
+  Near      166,666     -           -           166,666
 
 skipped: Gone: gone-server is not installed
 

@@ -27,6 +27,8 @@ type system struct {
 type node interface {
 	// version is that of the server.
 	version() string
+	// pid is that of the server.
+	pid() int
 	// publisher returns what one caller publishes with. It is not safe for concurrent use.
 	publisher(ctx context.Context) (publisher, error)
 	// consume gives handle one message after the other, and acknowledges each at the server once handle has returned, until ctx is done, which is no error.
@@ -62,9 +64,9 @@ func isAbsence(err error) (string, bool) {
 // systems are those that are compared with typedmq, in the order of the table.
 func systems() []system {
 	return []system{
-		jetStream{always: true}.system("jetstream", "JetStream, fsync always", "sync_interval: always; PublishAsync", 256, 8, 40),
+		jetStream{always: true}.system("jetstream", "JetStream, fsync always", "sync_interval: always; PublishAsync, batches of 32", 32, 8, 40),
 		jetStream{always: true, atomic: true}.system("jetstream-batch", "JetStream, fsync always, atomic batches", "sync_interval: always; allow_atomic, batches of 1,000", 1000, 8, 0),
-		jetStream{}.system("jetstream-lazy", "JetStream, lazy fsync (default)", "sync_interval: 2m; PublishAsync", 1024, 8, 1.5),
+		jetStream{}.system("jetstream-lazy", "JetStream, lazy fsync (default)", "sync_interval: 2m; PublishAsync, batches of 1,024", 1024, 8, 1.5),
 		redisStreams(),
 		rabbitMQ(),
 	}

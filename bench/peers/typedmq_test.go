@@ -5,24 +5,39 @@ import (
 	"testing"
 )
 
-func TestMedians(t *testing.T) {
-	for name, c := range map[string]struct {
-		out  string
-		want map[string]float64
-	}{
-		"text": {"publish    269112/s  client  3136 ns  sidecar  3048 ns of CPU each\npublish  median 269112/s\nqueue    median 142000/s\n",
-			map[string]float64{"publish": 269112, "queue": 142000}},
-		"JSON after text": {"publish    300000/s  client  3136 ns\n" + `{"results":[{"scenario":"publish","unit":"msg/s","median":300000.5},{"scenario":"latency","unit":"ms","median":2}]}` + "\nwritten\n",
-			map[string]float64{"publish": 300000.5}},
-		"JSON alone": {"{\n  \"results\": [{\"scenario\": \"queue\", \"unit\": \"msg/s\", \"median\": 7}]\n}\n", map[string]float64{"queue": 7}},
-		"nothing":    {"mqbench: no scenario\n", map[string]float64{}},
-	} {
-		got, err := medians(c.out)
-		if err != nil || !maps.Equal(got, c.want) {
-			t.Errorf("%s: %v, %v, not %v", name, got, err, c.want)
-		}
+func TestResults(t *testing.T) {
+	const out = `  1/2    2s  publish                243602 messages/s  client  1497 ns  sidecar  1843 ns of CPU each
+publish            median     243602 messages/s
+{
+  "machine": {
+    "os": "linux"
+  },
+  "results": [
+    {
+      "scenario": "publish",
+      "unit": "messages/s",
+      "median": 243602,
+      "rounds": [
+        243601.77604278328
+      ],
+      "client_cpu_ns": 1497,
+      "sidecar_cpu_ns": 1843
+    },
+    {"scenario": "latency", "unit": "ms", "median": 2}
+  ]
+}
+`
+	want := map[string]measured{"publish": {243602, 1497, 1843}}
+	if got, err := results(out); err != nil || !maps.Equal(got, want) {
+		t.Errorf("%v, %v, not %v", got, err, want)
 	}
-	if _, err := medians(`{"results":`); err == nil {
-		t.Error("half of a JSON document is read")
+	if got, err := results(out[len(out)-len(out)/2:]); err == nil {
+		t.Errorf("half of a document is %v", got)
+	}
+	if got, err := results(out[:200]); err == nil {
+		t.Errorf("the beginning of a document is %v", got)
+	}
+	if got, err := results(`{"results":[]}`); err != nil || len(got) != 0 {
+		t.Errorf("no results are %v, %v", got, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/typedmq/typedmq/bench/internal/process"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -44,8 +45,14 @@ func keys(count int) []string {
 	return all
 }
 
-// rate does a work for warm and then for span, and returns the messages of span per second.
-func (l load) rate(ctx context.Context, id string, warm, span time.Duration) (float64, error) {
+// measured is what a span of time came to.
+type measured struct {
+	rate           float64 // messages per second
+	client, server float64 // nanoseconds of processor time for each message; 0: not known
+}
+
+// measure does a work for warm and then for span, which is measured.
+func (l load) measure(ctx context.Context, id string, warm, span time.Duration) (measured, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var n atomic.Int64
@@ -68,21 +75,21 @@ func (l load) rate(ctx context.Context, id string, warm, span time.Duration) (fl
 		}
 	}
 	if err := wait(warm); err != nil {
-		return 0, err
+		return measured{}, err
 	}
-	from, began := n.Load(), time.Now()
+	from, began, used := n.Load(), time.Now(), process.Meter(l.node.pid())
 	if err := wait(span); err != nil {
-		return 0, err
+		return measured{}, err
 	}
-	count, took := n.Load()-from, time.Since(began)
+	count, took, cpu := n.Load()-from, time.Since(began), used()
 	cancel()
 	if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-		return 0, err
+		return measured{}, err
 	}
 	if count == 0 {
-		return 0, errors.New("nothing happened")
+		return measured{}, fmt.Errorf("no message within %v: give it more -time", span)
 	}
-	return float64(count) / took.Seconds(), nil
+	return measured{float64(count) / took.Seconds(), float64(cpu.Self) / float64(count), float64(cpu.Other) / float64(count)}, nil
 }
 
 // cause is err, unless ctx ended, which explains it.
