@@ -31,7 +31,9 @@ func backlogged(ctx context.Context, s settings, name string) ([]measured, error
 			return nil, err
 		}
 		fill, err := full.timed(s.backlog, func() error {
-			return (&crew{callers: callers, batch: full.batch(), total: s.backlog}).publish(ctx, send)
+			p := &crew{callers: callers, batch: full.batch(), total: s.backlog}
+			defer s.tell("backlog fill", p.durable.Load, s.backlog)()
+			return p.publish(ctx, send)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("fill: %w", err)
@@ -77,6 +79,7 @@ func (c *sidecar) timed(n int, do func() error) (measured, error) {
 // worker has ended by then too.
 func (c *sidecar) consume(ctx context.Context, client *mq.Client, take register, n int, publish func(context.Context) error) (last time.Time, err error) {
 	s := &sink{}
+	defer c.tell("handled", s.handled.Load, n)()
 	err = together(ctx, c.worker(client, take, s).Run, func(ctx context.Context) error {
 		if publish != nil {
 			if err := publish(ctx); err != nil {

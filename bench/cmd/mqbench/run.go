@@ -31,6 +31,7 @@ func run(ctx context.Context, s settings, plan []planned, r *report, progress io
 				continue
 			}
 			own := s
+			own.progress = progress
 			if p.set != nil {
 				p.set(&own)
 			}

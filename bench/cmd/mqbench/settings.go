@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -11,21 +12,22 @@ import (
 
 // settings are what a run is told. They are the same for all its scenarios, but for what a scenario says itself.
 type settings struct {
-	binary  string // of mq
-	store   string // test binary that measures Pebble alone; empty to leave that out
-	etcd    string // test binary that measures etcd alone; empty to leave that out
-	dir     string // where data directories are made
-	profile string // where profiles go; empty for none
-	rounds  int
-	time    time.Duration // that a round is measured for
-	warmup  time.Duration // that it runs before
-	size    int           // bytes of a message's body
-	keys    int           // number of keys
-	tcp     bool          // instead of a Unix socket
-	workers int           // handlers of a subscription at a time
-	ahead   int           // messages of a subscription that wait for a handler
-	backlog int           // messages of the backlog
-	delayed int           // messages that are delayed
+	binary   string // of mq
+	store    string // test binary that measures Pebble alone; empty to leave that out
+	etcd     string // test binary that measures etcd alone; empty to leave that out
+	dir      string // where data directories are made
+	profile  string // where profiles go; empty for none
+	rounds   int
+	time     time.Duration // that a round is measured for
+	warmup   time.Duration // that it runs before
+	size     int           // bytes of a message's body
+	keys     int           // number of keys
+	tcp      bool          // instead of a Unix socket
+	workers  int           // handlers of a subscription at a time
+	ahead    int           // messages of a subscription that wait for a handler
+	backlog  int           // messages of the backlog
+	delayed  int           // messages that are delayed
+	progress io.Writer     // takes how far long scenarios are; nil for nobody
 }
 
 // check returns all that is wrong with the settings.

@@ -55,7 +55,7 @@ func end(cancel context.CancelFunc, done chan error) error {
 	return nil
 }
 
-// pause waits. It returns an error if the context, the work or the sidecar ends before; the work has ended then.
+// pause waits. It returns an error if the context, the work or the sidecar ends before.
 func (c *sidecar) pause(ctx context.Context, d time.Duration, done chan error) error {
 	select {
 	case <-time.After(d):
@@ -64,7 +64,7 @@ func (c *sidecar) pause(ctx context.Context, d time.Duration, done chan error) e
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return fmt.Errorf("it ended early: %w", err)
+		return errors.Join(errors.New("it ended early"), err)
 	case <-c.exited:
 		return c.gone()
 	case <-ctx.Done():
