@@ -48,6 +48,7 @@ type Sidecar struct {
 	socket  string
 	serving sync.WaitGroup
 	scrub   scrubbing
+	memory  memory
 	failed  chan error // holds the first fatal error
 }
 
@@ -73,6 +74,7 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar
 		return nil, err
 	}
 	s.scrub.start(ctx, s.engine, cfg.ScrubRate)
+	s.memory.begin()
 	handler := server.Handler(s.broker, log, s.ready, telemetry.LogFailures(log))
 	if cfg.Profile {
 		handler = telemetry.Profiles(handler)
@@ -276,6 +278,7 @@ func (s *Sidecar) close(ctx context.Context) error {
 	if s.cluster != nil {
 		errs = append(errs, s.cluster.Close(ctx))
 	}
+	s.memory.end()
 	s.scrub.end()
 	if s.engine != nil {
 		errs = append(errs, s.engine.Close())
