@@ -39,26 +39,31 @@ func backlogged(ctx context.Context, s settings, name string) ([]measured, error
 			return nil, fmt.Errorf("fill: %w", err)
 		}
 		fill.part = "fill"
-		out := []measured{fill}
+		out, left, flow := []measured{fill}, s.backlog, queueFlow
+		flow.halves = true
 		for turn := range min(backlogRounds, s.rounds) {
-			empty, err := endToEnd(queueFlow)(ctx, s, name+"-empty")
+			empty, err := endToEnd(flow)(ctx, s, name+"-empty")
 			if err != nil {
-				return nil, fmt.Errorf("on an empty store: %w", err)
+				return out, fmt.Errorf("on an empty store: %w", err)
 			}
-			loaded, err := full.stream(ctx, name, queueFlow, []*mq.Client{client}, []*mq.Client{client})
+			loaded, more, err := full.stream(ctx, name, flow, []*mq.Client{client}, []*mq.Client{client})
 			if err != nil {
-				return nil, fmt.Errorf("with the backlog: %w", err)
+				return out, fmt.Errorf("with the backlog: %w", err)
 			}
 			empty[0].part, empty[0].turn = "empty", turn
 			loaded.part, loaded.turn, loaded.base = "full", turn, name+" empty"
 			out = append(out, empty[0], loaded)
+			left += int(more)
 		}
-		drain, err := full.timed(s.backlog, func() error {
-			_, err := full.consume(ctx, client, queueFlow.take, s.backlog, nil)
+		if left <= 0 {
+			return out, fmt.Errorf("all of the backlog was handled before it could be drained; -backlog sets a larger one than %d", s.backlog)
+		}
+		drain, err := full.timed(left, func() error {
+			_, err := full.consume(ctx, client, queueFlow.take, left, nil)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("drain: %w", err)
+			return out, fmt.Errorf("drain: %w", err)
 		}
 		drain.part = "drain"
 		return append(out, drain), nil

@@ -89,6 +89,7 @@ type flow struct {
 	take   register
 	nacks  int64
 	unit   string
+	halves bool // what is published counts a half and what is handled the other, since with a backlog they may differ
 }
 
 var (
@@ -128,14 +129,14 @@ func manyToMany(f flow, clients int) measure {
 					return nil, err
 				}
 			}
-			m, err := c.stream(ctx, name, f, from, to)
-			return []measured{m}, err
+			m, _, err := c.stream(ctx, name, f, from, to)
+			return only(m, err)
 		})
 	}
 }
 
-// stream measures a flow that some clients publish and some consume.
-func (c *sidecar) stream(ctx context.Context, name string, f flow, from, to []*mq.Client) (measured, error) {
+// stream measures a flow that some clients publish and some consume. more is how many messages were published beyond those that were handled, at least; it may be below zero.
+func (c *sidecar) stream(ctx context.Context, name string, f flow, from, to []*mq.Client) (m measured, more int64, err error) {
 	s := &sink{room: make(chan struct{}, c.room()), per: int64(c.batch() * f.groups), nacks: f.nacks}
 	var running []func(context.Context) error
 	for _, client := range to {
@@ -147,7 +148,12 @@ func (c *sidecar) stream(ctx context.Context, name string, f flow, from, to []*m
 	}
 	p := &crew{callers: max(callers, len(senders)), batch: c.batch(), room: s.room}
 	running = append(running, func(ctx context.Context) error { return p.publish(ctx, senders...) })
-	return c.window(ctx, name, f.unit, s.handled.Load, func(ctx context.Context) error { return together(ctx, running...) })
+	count := s.handled.Load
+	if f.halves {
+		count = func() int64 { return (s.handled.Load() + p.durable.Load()) / 2 }
+	}
+	m, err = c.window(ctx, name, f.unit, count, func(ctx context.Context) error { return together(ctx, running...) })
+	return m, p.durable.Load() - s.handled.Load()/int64(f.groups), err
 }
 
 func (c *sidecar) worker(client *mq.Client, take register, s *sink) *mq.Worker {

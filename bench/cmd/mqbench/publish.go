@@ -170,7 +170,7 @@ func publishOnly(callers int, batch func(settings) int, how func(*mq.Client, con
 			}
 			p, send := &crew{callers: callers, batch: batch(s)}, how(client, s.content())
 			m, err := c.window(ctx, name, perSecond, p.durable.Load, func(ctx context.Context) error { return p.publish(ctx, send) })
-			return []measured{m}, err
+			return only(m, err)
 		})
 	}
 }

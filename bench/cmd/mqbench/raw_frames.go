@@ -88,7 +88,7 @@ func rawFrames(ctx context.Context, s settings, name string) (out []measured, er
 		work.Wait()
 		return <-failed
 	})
-	return []measured{m}, err
+	return only(m, err)
 }
 
 func sendFrames(ctx context.Context, stream *connect.BidiStreamForClient[wrapperspb.BytesValue, wrapperspb.UInt64Value], frame *wrapperspb.BytesValue, records *atomic.Int64) error {

@@ -39,15 +39,16 @@ func run(ctx context.Context, s settings, plan []planned, r *report, progress io
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			if len(results) > 0 { // also what a scenario that failed has found before
+				r.add(p.scenario, turn, results)
+			}
+			for _, m := range results {
+				fmt.Fprintf(progress, "%3d/%d %4.0fs  %s\n", at, total, time.Since(began).Seconds(), line(p.scenario, m))
+			}
 			if err != nil {
 				failed[p.name] = true
 				r.fail(p.scenario, err)
 				fmt.Fprintf(progress, "%-16s failed: %v\n", p.name, err)
-				continue
-			}
-			r.add(p.scenario, turn, results)
-			for _, m := range results {
-				fmt.Fprintf(progress, "%3d/%d %4.0fs  %s\n", at, total, time.Since(began).Seconds(), line(p.scenario, m))
 			}
 		}
 	}

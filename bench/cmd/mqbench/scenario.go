@@ -29,6 +29,14 @@ type measured struct {
 	base            string // what it is compared with, if the scenario does not say it
 }
 
+// only is a round with one result, or none if there is an error.
+func only(m measured, err error) ([]measured, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []measured{m}, nil
+}
+
 // The units.
 const (
 	perSecond           = "messages/s"

@@ -106,6 +106,7 @@ func (s *brokerService) Cancel(ctx context.Context, r *connect.Request[brokerv1.
 // PublishStream implements BrokerService.
 func (s *brokerService) PublishStream(ctx context.Context, stream *connect.BidiStream[brokerv1.PublishStreamRequest, brokerv1.PublishStreamResponse]) error {
 	for {
+		await(ctx)
 		frame, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
 			return nil

@@ -99,12 +99,14 @@ var streaming = map[string]bool{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": true,
 }
 
-// boundBodies gives the body of every unary request a time to arrive in.
+// boundBodies gives the body of every unary request a time to arrive in, and lets the handler of a publisher's stream wait for its next frame without memory for it.
 func boundBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !streaming[r.URL.Path] {
 			// An error says that the connection knows no deadlines, as in some tests: then there is none to set.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(unaryTimeout))
+		} else if r.URL.Path == brokerv1connect.BrokerServicePublishStreamProcedure {
+			r = withAwaited(r)
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -28,8 +28,9 @@ type bareBroker struct {
 	response *brokerv1.ConsumeResponse
 }
 
-func (*bareBroker) PublishStream(_ context.Context, stream *connect.BidiStream[brokerv1.PublishStreamRequest, brokerv1.PublishStreamResponse]) error {
+func (*bareBroker) PublishStream(ctx context.Context, stream *connect.BidiStream[brokerv1.PublishStreamRequest, brokerv1.PublishStreamResponse]) error {
 	for {
+		await(ctx)
 		frame, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
 			return nil
