@@ -50,11 +50,17 @@ func HandleCall[T any, P interface {
 }
 
 // answer makes the answer of a call of what its handler returned. Outcomes that let the call be delivered again stay as they are.
-func (d *delivery) answer(ctx context.Context, c *Call, outcome *brokerv1.Settlement) *brokerv1.Settlement {
+func (d *delivery) answer(ctx context.Context, c *Call, outcome *brokerv1.Settlement) (answered *brokerv1.Settlement) {
 	reply := d.replyAddress()
 	if reply == nil {
 		return outcome
 	}
+	defer func() {
+		if p := recover(); p != nil { // in the methods of the error, or of the answer
+			reply.Error = asRefusal(&Error{Code: connect.CodeInternal, Message: firstLine(errorOf(panicOutcome(p)))})
+			answered = answerOf(reply)
+		}
+	}()
 	switch o := outcome.GetOutcome().(type) {
 	case nil:
 		if c.reply == nil {

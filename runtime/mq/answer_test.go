@@ -71,6 +71,11 @@ func TestAnswers(t *testing.T) {
 			return nil, nil
 		},
 			"answer 7 inbox internal  the handler ended its goroutine", "retry the handler ended its goroutine"},
+		"an error that panics": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) {
+			return nil, (*textError)(nil)
+		},
+			"answer 7 inbox internal  panic: runtime error: invalid memory address or nil pointer dereference",
+			"retry panic: runtime error: invalid memory address or nil pointer dereference"},
 		"neither": {func(context.Context, *wrapperspb.StringValue) (*wrapperspb.Int64Value, error) { return nil, nil },
 			"answer 7 inbox internal BAD_MESSAGE the handler returned neither an answer nor an error",
 			"retry mq: internal BAD_MESSAGE: the handler returned neither an answer nor an error"},
@@ -99,6 +104,11 @@ func TestAnswers(t *testing.T) {
 		})
 	}
 }
+
+// textError has no nil: returned as an error, a nil of its type is one that panics when it is asked for its text.
+type textError struct{ text string }
+
+func (e *textError) Error() string { return e.text }
 
 // TestInterceptorsThatKeepTheAnswer: one that says all is well where there is no answer does not leave the caller waiting, and breaks nothing.
 func TestInterceptorsThatKeepTheAnswer(t *testing.T) {

@@ -73,12 +73,18 @@ func (h *handling) Done() <-chan struct{} {
 	return inner.Done()
 }
 
-// Err implements context.Context. It is the first to know of the end of the session's context.
+// Err implements context.Context. It knows of the end of the session's context at once, and does not tell before Done is closed.
 func (h *handling) Err() error {
-	if e := h.context.ended.Load(); e != nil {
-		return e.Err()
+	if h.context.ended.Load() == nil {
+		if h.session.handling.Err() == nil {
+			return nil
+		}
+		h.end(&h.session.endings.interrupted)
 	}
-	return h.session.handling.Err()
+	if inner := h.context.inner.Load(); inner != nil {
+		<-inner.Done() // somebody else may be in end
+	}
+	return h.context.ended.Load().Err()
 }
 
 // Value implements context.Context. As soon as Err is not nil, package context finds the cause with it, and before that what will end the
@@ -107,7 +113,7 @@ func (h *handling) end(e *ending) {
 		c.mu.Unlock()
 		return
 	}
-	if h.session.handling.Err() != nil { // Err may have told
+	if h.session.handling.Err() != nil { // context.Cause may have told
 		e = &h.session.endings.interrupted
 	}
 	c.ended.Store(e)
@@ -128,6 +134,14 @@ func (r root) AfterFunc(f func()) (stop func() bool) {
 }
 
 func (r root) Done() <-chan struct{} { return r.session.endings.never }
+
+// Err is asked for once, to end inner with it.
+func (r root) Err() error {
+	if e := r.context.ended.Load(); e != nil {
+		return e.Err()
+	}
+	return nil
+}
 
 func (r root) Value(key any) any {
 	if e := r.context.ended.Load(); e != nil {

@@ -191,6 +191,32 @@ func TestContextKeepsItsCause(t *testing.T) {
 	}
 }
 
+// TestContextHasNoErrorBeforeItIsDone, as package context promises.
+func TestContextHasNoErrorBeforeItIsDone(t *testing.T) {
+	parent, cancel := context.WithCancelCause(t.Context())
+	s := &session{handling: parent}
+	s.endings = endings{returned: endedByReturn(parent), interrupted: ending{parent}, never: make(chan struct{})}
+	h := &handling{session: s}
+	h.call.subscription = &subscription{}
+	done := h.Done()
+	child, give := context.WithCancel(h)
+	defer give()
+	cancel(ErrLeaseLost) // and the session has not told yet
+	if h.Err() == nil {
+		t.Fatal("the end of the session was not noticed")
+	}
+	for name, channel := range map[string]<-chan struct{}{"its own": done, "the child's": child.Done()} {
+		select {
+		case <-channel:
+		default:
+			t.Errorf("there is an error, and %s channel is open", name)
+		}
+	}
+	if child.Err() != context.Canceled || context.Cause(child) != ErrLeaseLost {
+		t.Errorf("the child has error %v and cause %v", child.Err(), context.Cause(child))
+	}
+}
+
 // TestContextIsSafeForConcurrentUse: contexts are made of one and given up while it ends.
 func TestContextIsSafeForConcurrentUse(t *testing.T) {
 	for range 200 {

@@ -109,7 +109,7 @@ type topic struct {
 	maxBytes atomic.Int64  // largest payload; 0 until the topic is declared
 	levels   atomic.Int64  // of priority; 0 if the sidecar does not say
 
-	partitions atomic.Uint32 // as first declared; 0 until then
+	partitions atomic.Uint32 // as first declared, 1 if that did not say; 0 until then
 }
 
 // partition is that of a key in the topic, 0 if it has none or the partitions are not known. It stays the same, whatever is declared.
@@ -181,7 +181,7 @@ func (c *Client) declareTopic(ctx context.Context, t *topic) error {
 	if err != nil {
 		return err
 	}
-	limit := int64(defaultMaxMessageBytes)
+	limit, partitions := int64(defaultMaxMessageBytes), uint32(1)
 	i := slices.IndexFunc(response.GetTopics(), func(d *brokerv1.DeclaredTopic) bool { return d.GetMessage() == string(t.message) })
 	if i >= 0 {
 		declared := response.GetTopics()[i]
@@ -194,8 +194,9 @@ func (c *Client) declareTopic(ctx context.Context, t *topic) error {
 			limit = int64(n)
 		}
 		t.levels.Store(int64(declared.GetPriorityLevels()))
-		t.partitions.CompareAndSwap(0, declared.GetPartitions())
+		partitions = max(partitions, declared.GetPartitions())
 	}
+	t.partitions.CompareAndSwap(0, partitions)
 	t.maxBytes.Store(limit)
 	return nil
 }

@@ -34,6 +34,7 @@ type batch struct {
 	answers *answers
 
 	redeclared bool // the topic was declared again for this batch
+	part       bool // of a batch that was split: the frame may have more of the topic
 
 	// Guarded by the pipeline's lock, also once the batch is on its way.
 	sent      bool   // on the wire at least once, also as part of what was split
@@ -101,7 +102,7 @@ func (b *batch) split() (first, second *batch) {
 		second.ends[i] -= cut
 	}
 	for _, half := range []*batch{first, second} {
-		half.redeclared, half.sent = b.redeclared, b.sent
+		half.redeclared, half.sent, half.part = b.redeclared, b.sent, true
 		half.answers = newAnswers(half)
 	}
 	for i := range b.abandoned {
@@ -182,7 +183,8 @@ func (f *frame) unanswered() (lowest uint64) {
 }
 
 // head returns the leading batches that fit one frame on the wire. All of them do, unless refused batches were split. It numbers them, from the
-// number after last, and returns the last number given by now.
+// number after last, and returns the last number given by now. A part of a topic gets no number before those ahead of it are done, so sorting by numbers
+// keeps the order in each topic.
 func (f *frame) head(last uint64) (head []*batch, given uint64) {
 	lowest := f.unanswered()
 	if lowest != 0 && last-lowest >= maxNumbersAhead {
@@ -205,12 +207,16 @@ func (f *frame) head(last uint64) (head []*batch, given uint64) {
 	return head, last
 }
 
-// fitting returns the leading batches that fit one frame by their size and number.
+// fitting returns the leading batches that fit one frame by their size and number, and are of different topics: of the parts of a batch each waits for
+// the answer to the one before. Were they sent together, the second could be stored while the first is refused, to be split or sent again.
 func (f *frame) fitting() []*batch {
 	total := 0
 	for i, b := range f.batches {
 		total += b.size()
 		if (total > maxFrameBytes || i == maxFrameBatches) && i > 0 {
+			return f.batches[:i]
+		}
+		if b.part && slices.ContainsFunc(f.batches[:i], func(before *batch) bool { return before.topic == b.topic }) {
 			return f.batches[:i]
 		}
 	}

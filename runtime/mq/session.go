@@ -97,7 +97,7 @@ func (c *consumer) session(l life) (joined bool, err error) {
 	credits := s.creditsLocked()
 	c.mu.Unlock()
 	s.stream = c.worker.client.broker.Consume(s.ctx)
-	defer context.AfterFunc(s.ctx, func() { _ = s.stream.CloseRequest() })() // see pipeline.connect
+	defer context.AfterFunc(s.ctx, func() { _ = s.stream.CloseRequest() })() // see lane.connect
 	err = s.stream.Send(&brokerv1.ConsumeRequest{Message: &brokerv1.ConsumeRequest_Start_{Start: &brokerv1.ConsumeRequest_Start{
 		Group: c.subscription.Group, Topic: c.subscription.Topic, Credits: credits, ClientName: c.worker.client.name,
 		CreditBytes: uint64(c.worker.options.maxBytes)}}})
