@@ -151,9 +151,17 @@ func (c *Checked) database(ctx context.Context, name string, report func(engine.
 		return err
 	}
 	defer db.Close()
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
 	return db.View(func(tx *bbolt.Tx) error {
 		if info.Size() < tx.Size() { // what is gone need not be in use now
 			return fmt.Errorf("it was cut short: it has %d bytes, should have %d", info.Size(), tx.Size())
+		}
+		if err := checkTree(tx, file); err != nil {
+			return err
 		}
 		return tx.ForEach(func(bucket []byte, b *bbolt.Bucket) error {
 			ours := bytes.Equal(bucket, []byte("key"))

@@ -3,12 +3,15 @@ package etcdcluster
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.etcd.io/bbolt"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
 )
@@ -118,6 +121,54 @@ func TestCheckOfADamagedEtcd(t *testing.T) {
 	if found, _, err := checkDir(t, dir); len(found) > 0 || err != nil {
 		t.Errorf("in the end: %q, %v", found, err)
 	}
+}
+
+// TestAPageThatLeadsToItselfIsFound: bbolt would follow it until there is no more memory.
+func TestAPageThatLeadsToItselfIsFound(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etcd")
+	c := openForTest(t, dir)
+	claimOne(t, c)
+	die(t, c)
+	name := filepath.Join(dir, "etcd", "member", "snap", "db")
+	root, size := rootPage(t, name)
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	page := make([]byte, pageHeader+element)
+	if _, err := f.ReadAt(page, int64(root)*int64(size)); err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint16(page[8:], branchPage)
+	binary.LittleEndian.PutUint16(page[10:], 1)
+	binary.LittleEndian.PutUint64(page[pageHeader:], element) // an empty key behind the element
+	binary.LittleEndian.PutUint64(page[pageHeader+8:], root)
+	if _, err := f.WriteAt(page, int64(root)*int64(size)); err != nil {
+		t.Fatal(err)
+	}
+	found, _, err := checkDir(t, dir)
+	if err != nil || len(found) != 1 || !strings.Contains(found[0], "was come by before") {
+		t.Errorf("%q, %v", found, err)
+	}
+}
+
+// rootPage returns the root of a bbolt file, and its page size.
+func rootPage(t *testing.T, name string) (root uint64, pageSize int) {
+	t.Helper()
+	db, err := bbolt.Open(name, 0o400, &bbolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.View(func(tx *bbolt.Tx) error {
+		root, pageSize = uint64(tx.Cursor().Bucket().Root()), db.Info().PageSize
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root, pageSize
 }
 
 // TestNoFlippedBitOfEtcdStopsTheCheck: wherever it is, the check ends and says something, or finds nothing in what etcd would read as it is.
