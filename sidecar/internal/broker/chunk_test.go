@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"errors"
 	"hash/maphash"
 	"strings"
 	"testing"
@@ -22,7 +23,10 @@ func TestARunOfAChunk(t *testing.T) {
 		chunk.Records = append(chunk.Records, framed[i]...)
 	}
 	whole := bytes.Clone(chunk.Records)
-	c := newChunk(chunk, maphash.MakeSeed())
+	c, err := newChunk(engine.LogID{}, chunk, maphash.MakeSeed())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, places := range [][]int{{0}, {5}, {2}, {0, 1, 2, 3, 4, 5}, {3, 4, 5}, {4, 5}, {0, 1}, {0, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}, {0, 5}, {1, 3, 4, 5}, {5, 5}} {
 		var leases []lease
 		var want []byte
@@ -68,7 +72,10 @@ func TestWhatIsKnownOfARecord(t *testing.T) {
 	for _, raw := range all {
 		set = engine.AppendRecord(set, raw)
 	}
-	c := newChunk(engine.Chunk{First: 7, Count: len(all), Records: set}, seed)
+	c, err := newChunk(engine.LogID{}, engine.Chunk{First: 7, Count: len(all), Records: set}, seed)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, raw := range all {
 		o := dispatch.Offset(7 + i)
 		if got := c.record(o); !bytes.Equal(got, raw) {
@@ -85,13 +92,47 @@ func TestWhatIsKnownOfARecord(t *testing.T) {
 	}
 }
 
+// TestAChunkThatIsNotWhatItSays: it is told of as damage of its log, and is not kept.
+func TestAChunkThatIsNotWhatItSays(t *testing.T) {
+	log := engine.LogID{Topic: 3, Partition: 1}
+	two := engine.AppendRecord(engine.AppendRecord(nil, []byte("one")), []byte("two"))
+	for name, c := range map[string]engine.Chunk{
+		"a record less":     {First: 7, Count: 3, Records: two},
+		"a record more":     {First: 7, Count: 1, Records: two},
+		"the last one torn": {First: 7, Count: 2, Records: two[:len(two)-1]},
+		"more behind them":  {First: 7, Count: 2, Records: append(bytes.Clone(two), 0)},
+		"nothing":           {First: 7, Count: 0},
+	} {
+		cs := newChunks(1<<20, maphash.MakeSeed())
+		var corrupt *engine.CorruptError
+		if _, err := cs.add(log, c); !errors.As(err, &corrupt) || corrupt.Log != log || corrupt.Offset != 7 {
+			t.Errorf("%s: %v", name, err)
+		}
+		if cs.find(log, 7) != nil {
+			t.Errorf("%s: it is kept", name)
+		}
+	}
+}
+
 // TestChunksAreBounded: what was used longest ago goes first, and what nobody used for two rounds.
 func TestChunksAreBounded(t *testing.T) {
 	record := engine.AppendRecord(nil, bytes.Repeat([]byte{'x'}, 1000))
 	one := func(first engine.Offset) engine.Chunk { return engine.Chunk{First: first, Count: 1, Records: record} }
 	a, b := engine.LogID{Topic: 1}, engine.LogID{Topic: 2}
-	weight := newChunk(one(0), maphash.MakeSeed()).weight()
+	c, err := newChunk(a, one(0), maphash.MakeSeed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	weight := c.weight()
 	cs := newChunks(4*weight, maphash.MakeSeed())
+	add := func(log engine.LogID, first engine.Offset) *chunk {
+		t.Helper()
+		c, err := cs.add(log, one(first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
 	check := func(log engine.LogID, there, gone []engine.Offset) {
 		t.Helper()
 		for _, o := range gone {
@@ -106,14 +147,14 @@ func TestChunksAreBounded(t *testing.T) {
 		}
 	}
 	for _, o := range []engine.Offset{2, 0, 1} {
-		cs.add(a, one(o))
+		add(a, o)
 	}
-	cs.add(b, one(0))
+	add(b, 0)
 	check(a, []engine.Offset{2}, nil) // used
-	cs.add(b, one(1))
+	add(b, 1)
 	check(a, []engine.Offset{1, 2}, []engine.Offset{0, 3})
 	check(b, []engine.Offset{0, 1}, nil)
-	if had := cs.find(a, 1); cs.add(a, one(1)) != had {
+	if had := cs.find(a, 1); add(a, 1) != had {
 		t.Error("a chunk that is there was replaced")
 	}
 	cs.trim(a, 2)

@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"hash/maphash"
 	"math"
 	"slices"
@@ -27,8 +28,9 @@ type chunk struct {
 	keys []uint64 // the gate of each, or dispatch.NoKey
 	ttls []uint64 // each one's own ttl in milliseconds, 0 if it has none; nil if no record has one
 
+	log engine.LogID
+
 	// Of the cache that it is in, whose lock guards them.
-	log          engine.LogID
 	older, newer *chunk // in the order of their last use
 	used         uint64 // the round of it
 }
@@ -36,13 +38,14 @@ type chunk struct {
 // unreadable is the ttl of a record that cannot be read. It is delivered as it is, whatever its age: the consumer rejects what it cannot read.
 const unreadable = math.MaxUint64
 
-// newChunk takes a chunk apart.
-func newChunk(c engine.Chunk, seed maphash.Seed) *chunk {
-	ic := &chunk{Chunk: c, ends: make([]uint32, 0, c.Count), keys: make([]uint64, 0, c.Count)}
+// newChunk takes a chunk apart. Error: *engine.CorruptError if it does not hold the records that it counts. Its checksum is right, so a bug has stored it, and it costs
+// its log, not the sidecar.
+func newChunk(log engine.LogID, c engine.Chunk, seed maphash.Seed) (*chunk, error) {
+	ic := &chunk{Chunk: c, log: log, ends: make([]uint32, 0, c.Count), keys: make([]uint64, 0, c.Count)}
 	for at := 0; at < len(c.Records); {
 		n := engine.RecordLen(c.Records[at:])
 		if n < 0 {
-			break // no engine returns such a chunk
+			break
 		}
 		_, head := binary.Uvarint(c.Records[at+1 : at+n])
 		key, ttl := keyAndTTL(c.Records[at+1+head : at+n])
@@ -55,7 +58,11 @@ func newChunk(c engine.Chunk, seed maphash.Seed) *chunk {
 			ic.ttls = append(ic.ttls, ttl)
 		}
 	}
-	return ic
+	if n := len(ic.ends); n != c.Count || n == 0 || int(ic.ends[n-1]) != len(c.Records) {
+		detail := fmt.Sprintf("chunk of %d records, in %d bytes, holds %d that are whole", c.Count, len(c.Records), n)
+		return nil, &engine.CorruptError{Log: log, Offset: c.First, Detail: detail}
+	}
+	return ic, nil
 }
 
 // hashKey is the gate that a key goes through.
@@ -166,17 +173,19 @@ func (cs *chunks) find(log engine.LogID, o engine.Offset) *chunk {
 
 func byFirst(c *chunk, o engine.Offset) int { return cmp.Compare(c.First, o) }
 
-// add keeps a chunk that was read, and returns it taken apart.
-func (cs *chunks) add(log engine.LogID, read engine.Chunk) *chunk {
-	c := newChunk(read, cs.seed)
-	c.log = log
+// add keeps a chunk that was read, and returns it taken apart. Error: that of newChunk.
+func (cs *chunks) add(log engine.LogID, read engine.Chunk) (*chunk, error) {
+	c, err := newChunk(log, read, cs.seed)
+	if err != nil {
+		return nil, err
+	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	all := cs.mu.logs[log]
 	at, found := slices.BinarySearchFunc(all, c.First, byFirst)
 	if found { // another group was faster
 		cs.useLocked(all[at])
-		return all[at]
+		return all[at], nil
 	}
 	cs.mu.logs[log] = slices.Insert(all, at, c)
 	cs.mu.bytes += c.weight()
@@ -184,7 +193,7 @@ func (cs *chunks) add(log engine.LogID, read engine.Chunk) *chunk {
 	for cs.mu.bytes > cs.limit && cs.mu.oldest != c {
 		cs.dropLocked(cs.mu.oldest)
 	}
-	return c
+	return c, nil
 }
 
 // trim drops what is before an offset: it is deleted from the log.

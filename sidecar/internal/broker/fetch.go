@@ -50,8 +50,15 @@ func (sv *serving) fetchLane(ctx context.Context, l *lane) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		for _, c := range chunks {
-			f.take(sv.broker.chunks.add(l.log, c))
+		for i := range chunks {
+			c, err := sv.broker.chunks.add(l.log, chunks[i])
+			if err != nil && i == 0 {
+				return false, err
+			}
+			if err != nil {
+				break // what was read before it is served first, as after any damage
+			}
+			f.take(c)
 		}
 		begin = end // the log was trimmed up to its end
 		if len(chunks) > 0 {
@@ -134,5 +141,5 @@ func (sv *serving) chunkOf(ctx context.Context, l *lane, o dispatch.Offset) (*ch
 	if len(chunks) == 0 || chunks[0].First > engine.Offset(o) {
 		return nil, errTrimmed
 	}
-	return sv.broker.chunks.add(l.log, chunks[0]), nil
+	return sv.broker.chunks.add(l.log, chunks[0])
 }

@@ -122,12 +122,16 @@ func (n *numbers) drop(id [16]byte) {
 	n.mu.producers.drop(id)
 }
 
-// fail has nothing begun any more, after a commit whose outcome is not known or a claim that is over.
+// fail has nothing begun any more, after a commit whose outcome is not known or a claim that is over. Its error may be nil, as that of a claim that ends with the
+// sidecar: who holds a producer may still be at work, so that nobody else may have it then either.
 func (n *numbers) fail(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.mu.fault != nil {
 		return
+	}
+	if err == nil {
+		err = errNumbersOver
 	}
 	n.mu.fault = err
 	for _, q := range n.mu.held { // each waiter wakes by himself: their order is of no matter

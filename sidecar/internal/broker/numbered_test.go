@@ -74,6 +74,18 @@ func TestNothingIsBegunAfterAFailure(t *testing.T) {
 	})
 }
 
+// TestNothingIsBegunAfterTheEnd: an end without an error is one. Otherwise a batch that comes again while the first is on its way to the disk would be stored beside it.
+func TestNothingIsBegunAfterTheEnd(t *testing.T) {
+	n, id := newNumbers(nil), [16]byte{1}
+	if _, err := n.hold(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	n.fail(nil)
+	if _, err := n.hold(t.Context(), id); !errors.Is(err, errNumbersOver) || n.failed() == nil {
+		t.Errorf("the producer has another holder: %v, %v", err, n.failed())
+	}
+}
+
 // TestBuffersAreLentOnce: what is given back is lent again, to one.
 func TestBuffersAreLentOnce(t *testing.T) {
 	var all buffers

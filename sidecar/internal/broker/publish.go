@@ -17,7 +17,7 @@ import (
 // MaxBatchRecords bounds the records of one batch.
 const MaxBatchRecords = 10_000
 
-// maxParts bounds the logs that the batches of one call may go to, a log counting once for each batch: memory is set aside for each.
+// maxParts bounds the logs that the batches of one call may go to, a log counting once for each batch: each batch borrows a table with 4 bytes for each log of its topic.
 const maxParts = 1 << 20
 
 // Batch is records for one topic: the encoding of a mq.broker.v1.RecordSet.

@@ -7,7 +7,7 @@ type gates struct {
 	slots []gateSlot // a power of two of them, or none
 	shift int        // of a hash, to the index of its slot
 	all   []keyedGate
-	free  int32 // the first unused place of all, as 1 more, linked by the places' keys; 0 if there is none
+	free  int32 // the first unused place of all, as 1 more, linked by their holders; 0 if there is none
 	count int
 }
 
