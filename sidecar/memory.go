@@ -2,10 +2,13 @@ package sidecar
 
 import (
 	"context"
+	"log/slog"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
 	"time"
+
+	"github.com/typedmq/typedmq/sidecar/internal/engine/pebbleengine"
 )
 
 const (
@@ -24,7 +27,7 @@ type memory struct {
 	work sync.WaitGroup
 }
 
-func (m *memory) begin() {
+func (m *memory) begin(engine *pebbleengine.Engine, log *slog.Logger) {
 	ctx, stop := context.WithCancel(context.Background())
 	m.stop = stop
 	m.work.Go(func() {
@@ -39,6 +42,9 @@ func (m *memory) begin() {
 			case <-tick.C:
 			}
 			if metrics.Read(allocated); r.look(allocated[0].Value.Uint64()) {
+				if err := engine.GiveBack(); err != nil {
+					log.Warn("memory of the store could not be given back", "error", err)
+				}
 				debug.FreeOSMemory()
 			}
 		}

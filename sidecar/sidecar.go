@@ -74,7 +74,7 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Sidecar
 		return nil, err
 	}
 	s.scrub.start(ctx, s.engine, cfg.ScrubRate)
-	s.memory.begin()
+	s.memory.begin(s.engine, log)
 	handler := server.Handler(s.broker, log, s.ready, telemetry.LogFailures(log))
 	if cfg.Profile {
 		handler = telemetry.Profiles(handler)

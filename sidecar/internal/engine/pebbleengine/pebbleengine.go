@@ -92,6 +92,8 @@ type Engine struct {
 	committerDone chan struct{}
 	commits       uint64 // batches committed since the store was made; owned by the committer
 
+	givenAt uint64 // bytes that had been written when memory was given back; owned by GiveBack
+
 	floor engine.Epoch // every owner is above: see readFloor
 
 	snapshots sync.Mutex // held by a snapshot until it is closed
@@ -204,6 +206,7 @@ func openPebble(e *Engine, options Options) (_ *pebble.DB, err error) {
 	}
 	o.Experimental.ValueSeparationPolicy = separation
 	o.ApplyCompressionSettings(compression)
+	o.MemTableStopWritesThreshold = memTables
 	// A compaction of level 0 writes all keys anew that lie between those of its tables: the logs lie side by side, so that is almost all. Twice Pebble's thresholds have it
 	// done half as often.
 	o.L0CompactionThreshold, o.L0StopWritesThreshold = 8, 24
@@ -248,10 +251,10 @@ func (e *Engine) start(recovered Recovered) error {
 	return e.flush()
 }
 
-// flushWithin is how long the first flush may take while it fails. Pebble would try for ever.
+// flushWithin is how long a flush may take while it fails. Pebble would try for ever.
 const flushWithin = 2 * time.Second
 
-// flush has all that was recovered written to tables.
+// flush has all that is in memory written to tables.
 func (e *Engine) flush() error {
 	flushed, err := e.db.AsyncFlush()
 	if err != nil {
@@ -267,7 +270,7 @@ func (e *Engine) flush() error {
 			return e.fatal.err()
 		case <-late.C:
 			if failed := e.backlog.error.Load(); failed != nil {
-				return fmt.Errorf("write what was recovered: %w", *failed)
+				return fmt.Errorf("write to tables: %w", *failed)
 			}
 			late.Reset(flushWithin) // It is slow, and goes on.
 		}
