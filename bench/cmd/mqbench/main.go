@@ -69,7 +69,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&s.keys, "keys", 10_000, "number of keys; for none, run the scenarios named -nokey")
 	flags.StringVar(&network, "network", "unix", "unix or tcp")
 	flags.IntVar(&s.workers, "workers", 64, "handlers of a subscription at a time")
-	flags.IntVar(&s.ahead, "ahead", 8192, "messages of a subscription that wait for a handler")
+	flags.IntVar(&s.ahead, "ahead", 16_384, "messages of a subscription that wait for a handler")
 	flags.IntVar(&s.backlog, "backlog", 0, "`messages` of the backlog (default 10,000,000; 300,000 in the quick suite)")
 	flags.IntVar(&s.delayed, "delayed", 0, "`messages` that are delayed (default 1,000,000; 50,000 in the quick suite)")
 	if err := flags.Parse(args); err != nil {

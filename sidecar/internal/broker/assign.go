@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/typedmq/typedmq/internal/topic"
@@ -51,14 +52,22 @@ func (g *group) assignLocked() (moved []*shard) {
 func (g *group) arrive(s *Session) {
 	g.mu.Lock()
 	g.mu.sessions[s.ID] = s
+	g.listLocked()
 	g.reassignLocked(s)
 	g.mu.Unlock()
+}
+
+// listLocked tells those who do not hold the lock which sessions there are. g.mu is held.
+func (g *group) listLocked() {
+	all := slices.SortedFunc(maps.Values(g.mu.sessions), func(a, b *Session) int { return cmp.Compare(a.ID, b.ID) })
+	g.present.Store(&all)
 }
 
 // depart removes a session, and gives its partitions to others.
 func (g *group) depart(s *Session) {
 	g.mu.Lock()
 	delete(g.mu.sessions, s.ID)
+	g.listLocked()
 	g.reassignLocked(s)
 	g.mu.Unlock()
 }

@@ -104,7 +104,8 @@ type Broker struct {
 
 	onActivity func() // may be nil
 
-	gauge engine.Gauge // nil if the engine's room has no end
+	gauge  engine.Gauge  // nil if the engine's room has no end
+	tailer engine.Tailer // nil if what is written has to be read
 
 	catalogue    *catalogue
 	schedule     *schedule
@@ -153,6 +154,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b.chunks = newChunks(chunkBytes, b.seed)
 	b.fetches.New = func() any { return new(dispatch.Fetched) }
 	b.gauge, _ = o.Engine.(engine.Gauge)
+	b.tailer, _ = o.Engine.(engine.Tailer)
 	b.mu.topics = make(map[string]*topicState)
 	b.mu.groups = make(map[groupKey]*group)
 	b.claims = newClaims(o.Cluster, o.Turn)

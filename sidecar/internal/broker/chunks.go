@@ -21,12 +21,14 @@ const chunkBytes = 32 << 20
 // chunkOverhead is about what a chunk costs beside its records and what is known of them.
 const chunkOverhead = 256
 
-// chunk is a chunk of a log with what every group has to know of its records. It does not change once it is made.
+// chunk is a chunk of a log with what every group has to know of its records. It does not change once it is open.
 type chunk struct {
 	engine.Chunk
-	ends []uint32 // of each record with its framing
-	keys []uint64 // the gate of each, or dispatch.NoKey
-	ttls []uint64 // each one's own ttl in milliseconds, 0 if it has none; nil if no record has one
+	opened sync.Once
+	fault  error    // why it could not be taken apart
+	ends   []uint32 // of each record with its framing
+	keys   []uint64 // the gate of each, or dispatch.NoKey
+	ttls   []uint64 // each one's own ttl in milliseconds, 0 if it has none; nil if no record has one
 
 	log engine.LogID
 
@@ -38,10 +40,24 @@ type chunk struct {
 // unreadable is the ttl of a record that cannot be read. It is delivered as it is, whatever its age: the consumer rejects what it cannot read.
 const unreadable = math.MaxUint64
 
-// newChunk takes a chunk apart. Error: *engine.CorruptError if it does not hold the records that it counts. Its checksum is right, so a bug has stored it, and it costs
+// newChunk is a chunk that is open. Error: *engine.CorruptError if it does not hold the records that it counts. Its checksum is right, so a bug has stored it, and it costs
 // its log, not the sidecar.
 func newChunk(log engine.LogID, c engine.Chunk, seed maphash.Seed) (*chunk, error) {
-	ic := &chunk{Chunk: c, log: log, ends: make([]uint32, 0, c.Count), keys: make([]uint64, 0, c.Count)}
+	ic := &chunk{Chunk: c, log: log}
+	if err := ic.open(seed); err != nil {
+		return nil, err
+	}
+	return ic, nil
+}
+
+// open takes the chunk apart, unless that is done. Error: that of newChunk.
+func (c *chunk) open(seed maphash.Seed) error {
+	c.opened.Do(func() { c.fault = c.takeApart(seed) })
+	return c.fault
+}
+
+func (c *chunk) takeApart(seed maphash.Seed) error {
+	c.ends, c.keys = make([]uint32, 0, c.Count), make([]uint64, 0, c.Count)
 	for at := 0; at < len(c.Records); {
 		n := engine.RecordLen(c.Records[at:])
 		if n < 0 {
@@ -50,19 +66,19 @@ func newChunk(log engine.LogID, c engine.Chunk, seed maphash.Seed) (*chunk, erro
 		_, head := binary.Uvarint(c.Records[at+1 : at+n])
 		key, ttl := keyAndTTL(c.Records[at+1+head : at+n])
 		at += n
-		if ttl != 0 && ic.ttls == nil {
-			ic.ttls = make([]uint64, len(ic.ends), c.Count)
+		if ttl != 0 && c.ttls == nil {
+			c.ttls = make([]uint64, len(c.ends), c.Count)
 		}
-		ic.ends, ic.keys = append(ic.ends, uint32(at)), append(ic.keys, hashKey(seed, key))
-		if ic.ttls != nil {
-			ic.ttls = append(ic.ttls, ttl)
+		c.ends, c.keys = append(c.ends, uint32(at)), append(c.keys, hashKey(seed, key))
+		if c.ttls != nil {
+			c.ttls = append(c.ttls, ttl)
 		}
 	}
-	if n := len(ic.ends); n != c.Count || n == 0 || int(ic.ends[n-1]) != len(c.Records) {
+	if n := len(c.ends); n != c.Count || n == 0 || int(c.ends[n-1]) != len(c.Records) {
 		detail := fmt.Sprintf("chunk of %d records, in %d bytes, holds %d that are whole", c.Count, len(c.Records), n)
-		return nil, &engine.CorruptError{Log: log, Offset: c.First, Detail: detail}
+		return &engine.CorruptError{Log: c.log, Offset: c.First, Detail: detail}
 	}
-	return ic, nil
+	return nil
 }
 
 // hashKey is the gate that a key goes through.
@@ -129,12 +145,10 @@ func (c *chunk) has(o dispatch.Offset) bool {
 	return engine.Offset(o) >= c.First && engine.Offset(o) <= c.Last()
 }
 
-// weight is about what the chunk takes in memory.
-func (c *chunk) weight() int {
-	return len(c.Records) + 12*len(c.ends) + 8*len(c.ttls) + chunkOverhead
-}
+// weight is about what the chunk takes in memory at most, once it is open.
+func (c *chunk) weight() int { return len(c.Records) + 20*c.Count + chunkOverhead }
 
-// chunks keeps the chunks that were read lately, of all logs and for all groups: what several groups read, and what waits behind its key or for its next attempt, is read from the
+// chunks keeps the chunks that were written or read lately, of all logs and for all groups: what several groups read, and what waits behind its key or for its next attempt, is read from the
 // store, checked and taken apart once. It is bounded in bytes, and what nobody uses for a minute or two goes. It is safe for concurrent use.
 type chunks struct {
 	seed  maphash.Seed
@@ -155,8 +169,17 @@ func newChunks(limit int, seed maphash.Seed) *chunks {
 	return cs
 }
 
-// find returns the chunk that has an offset, nil if it is not here.
+// find returns the chunk that has an offset, open, nil if it is not here. One that cannot be opened is to be read, to see what is stored.
 func (cs *chunks) find(log engine.LogID, o engine.Offset) *chunk {
+	c := cs.lookUp(log, o)
+	if c != nil && c.open(cs.seed) != nil {
+		cs.drop(c)
+		return nil
+	}
+	return c
+}
+
+func (cs *chunks) lookUp(log engine.LogID, o engine.Offset) *chunk {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	all := cs.mu.logs[log]
@@ -173,19 +196,26 @@ func (cs *chunks) find(log engine.LogID, o engine.Offset) *chunk {
 
 func byFirst(c *chunk, o engine.Offset) int { return cmp.Compare(c.First, o) }
 
-// add keeps a chunk that was read, and returns it taken apart. Error: that of newChunk.
+// add keeps a chunk that was read, and returns it open. Error: that of newChunk; then it is not kept.
 func (cs *chunks) add(log engine.LogID, read engine.Chunk) (*chunk, error) {
-	c, err := newChunk(log, read, cs.seed)
-	if err != nil {
+	c := cs.keep(log, read)
+	if err := c.open(cs.seed); err != nil {
+		cs.drop(c)
 		return nil, err
 	}
+	return c, nil
+}
+
+// keep keeps a chunk that was written or read. It is taken apart by whoever finds it first.
+func (cs *chunks) keep(log engine.LogID, read engine.Chunk) *chunk {
+	c := &chunk{Chunk: read, log: log}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	all := cs.mu.logs[log]
 	at, found := slices.BinarySearchFunc(all, c.First, byFirst)
 	if found { // another group was faster
 		cs.useLocked(all[at])
-		return all[at], nil
+		return all[at]
 	}
 	cs.mu.logs[log] = slices.Insert(all, at, c)
 	cs.mu.bytes += c.weight()
@@ -193,7 +223,16 @@ func (cs *chunks) add(log engine.LogID, read engine.Chunk) (*chunk, error) {
 	for cs.mu.bytes > cs.limit && cs.mu.oldest != c {
 		cs.dropLocked(cs.mu.oldest)
 	}
-	return c, nil
+	return c
+}
+
+// drop forgets a chunk, unless that has happened.
+func (cs *chunks) drop(c *chunk) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if slices.Contains(cs.mu.logs[c.log], c) {
+		cs.dropLocked(c)
+	}
 }
 
 // trim drops what is before an offset: it is deleted from the log.

@@ -52,7 +52,7 @@ func (s *Session) SetCredits(messages int, bytes int64) error {
 	}
 	s.budget.freed++
 	s.budget.Unlock()
-	s.group.creditsFree()
+	s.group.creditsFree(s.room())
 	return nil
 }
 
@@ -114,6 +114,7 @@ func (j *joined) settled(leases int, bytes int64, suspect bool) {
 	}
 	j.budget.freed++
 	j.budget.Unlock()
+	freed := j.leases - leases
 	j.leases, j.bytes, j.suspect = leases, bytes, suspect
-	j.group.creditsFree()
+	j.group.creditsFree(max(1, freed))
 }

@@ -37,10 +37,8 @@ func (sv *serving) grant() bool {
 		}
 	}
 	if sv.machine.Backlog() > 0 {
-		if !sv.hungry.Swap(true) {
-			sv.group.hungry.Add(1)
-		}
-		for _, j := range candidates { // credits that came back before the flag was up
+		sv.queueUp(sv.machine.Backlog())
+		for _, j := range candidates { // credits that came back before it was in the queue
 			if j.roomSince() {
 				sv.signal()
 				break

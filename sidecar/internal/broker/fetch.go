@@ -70,6 +70,7 @@ func (sv *serving) fetchLane(ctx context.Context, l *lane) (bool, error) {
 	if begin > from {
 		sv.lost(l, from, l.unsettled(from, begin))
 	}
+	l.fetched.Store(int64(ev.Next))
 	l.fetchedTo(ev.Next)
 	_ = l.machine.Step(sv.broker.now(), ev)
 	return true, nil

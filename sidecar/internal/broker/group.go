@@ -10,7 +10,6 @@ import (
 	"github.com/typedmq/typedmq/internal/topic"
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
-	"github.com/typedmq/typedmq/sidecar/internal/mutant"
 )
 
 // group is a group's interest in one topic: its policy, its shards and the consumers that are there.
@@ -24,7 +23,9 @@ type group struct {
 	faults filterFaults
 	// consumers are the sessions that the partitions belong to. The list is replaced as a whole, with mu held.
 	consumers atomic.Pointer[[]dispatch.SessionID]
-	hungry    atomic.Int64 // shards that are hungry
+	// present is all sessions, the longest there first. The list is replaced as a whole, with mu held.
+	present atomic.Pointer[[]*Session]
+	hungry  hungry
 
 	mu struct {
 		sync.Mutex
@@ -67,22 +68,6 @@ func (g *group) allSessions() []*Session {
 		all = append(all, g.mu.sessions[id])
 	}
 	return all
-}
-
-// creditsFree lets shards go on that had messages and nobody to lease them to.
-func (g *group) creditsFree() {
-	if mutant.On(mutant.LostWakeup) {
-		return
-	}
-	if g.hungry.Load() == 0 { // as most often, and there may be a thousand shards
-		return
-	}
-	for _, s := range g.shards {
-		if s.hungry.Swap(false) {
-			g.hungry.Add(-1)
-			s.signal()
-		}
-	}
 }
 
 // machineConfig is the policy as dispatch wants it.

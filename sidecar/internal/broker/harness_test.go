@@ -39,6 +39,7 @@ type world struct {
 	priority uint32 // of what publish sends
 	clock    broker.Clock
 	limits   broker.Limits // zero: the defaults
+	turn     func(fmt.Stringer)
 	*broker.Broker
 }
 
@@ -191,7 +192,7 @@ func (w *world) open() {
 		w.limits = broker.DefaultLimits()
 	}
 	b, err := broker.New(w.t.Context(), broker.Options{
-		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Limits: w.limits,
+		Engine: w.engine, Cluster: w.member, Clock: w.clock, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Limits: w.limits, Turn: w.turn,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -15,6 +15,7 @@ type lane struct {
 	log     engine.LogID
 	machine *dispatch.Partition
 	end     atomic.Int64 // of the log, durable
+	fetched atomic.Int64 // up to where it was read
 	unwatch func()
 
 	restored []dispatch.Block  // what was settled above the position when the lane was opened and was not fetched yet
@@ -39,6 +40,9 @@ func (sv *serving) openLane(ctx context.Context, index uint8, saved laneState, n
 		l.unwatch()
 		return nil, err
 	}
+	if sv.broker.tailer != nil {
+		l.tail(sv.broker)
+	}
 	l.grown(bounds.End)
 	l.trimmed = bounds.Begin
 	snap := saved.Snapshot
@@ -49,6 +53,21 @@ func (sv *serving) openLane(ctx context.Context, index uint8, saved laneState, n
 	l.restored = snap.Blocks
 	l.machine = dispatch.New(sv.group.machineConfig(sv.claim.claim.Epoch, sv.partition, index), snap, now)
 	return l, nil
+}
+
+// followed is how many messages a lane may be behind its log so that what is written is kept for it in memory. What is further ahead might be gone when its turn comes.
+const followed = 4096
+
+// tail keeps what is written to the log in memory as long as the lane follows it closely, until unwatch is called.
+func (l *lane) tail(b *Broker) {
+	unwatch := l.unwatch
+	untail := b.tailer.Tail(l.log,
+		func() bool { return l.end.Load()-l.fetched.Load() <= followed },
+		func(c engine.Chunk) { b.chunks.keep(l.log, c) })
+	l.unwatch = func() {
+		untail()
+		unwatch()
+	}
 }
 
 // grown notes that the log is durable up to end. Calls may come in any order.

@@ -137,6 +137,7 @@ func (sv *serving) stop() {
 		j.unsent(sv.partition) // the next owner leases these anew, perhaps to another
 		j.settled(0, 0, false)
 	}
+	sv.withdraw()
 }
 
 // finish releases all leases, saves what is unsaved, and answers who waits.
@@ -183,6 +184,7 @@ func (sv *serving) turn(ctx context.Context) error {
 			return err
 		}
 		granted := sv.grant()
+		sv.passOn() // before the commit: others need not wait for it
 		if sv.leaseOver() {
 			return errLeaseOver
 		}

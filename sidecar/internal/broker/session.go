@@ -166,7 +166,7 @@ func (s *Session) news(runs []Run, maxBytes int) ([]Run, Signals, bool) {
 	room := wasFull && !s.full()
 	s.mu.Unlock()
 	if room {
-		s.room()
+		s.gotRoom()
 	}
 	return runs, signals, n > 0 || signals.Drain || signals.Alive
 }
@@ -188,12 +188,12 @@ func (s *Session) unread() bool {
 	return s.full()
 }
 
-// room lets shards lease to the session again.
-func (s *Session) room() {
+// gotRoom lets shards lease to the session again.
+func (s *Session) gotRoom() {
 	s.budget.Lock()
 	s.budget.freed++
 	s.budget.Unlock()
-	s.group.creditsFree()
+	s.group.creditsFree(s.room())
 }
 
 // unsent takes the runs of a partition that were never sent.
@@ -214,7 +214,7 @@ func (s *Session) unsent(partition uint32) (taken []Run) {
 	room := wasFull && !s.full()
 	s.mu.Unlock()
 	if room {
-		s.room()
+		s.gotRoom()
 	}
 	return taken
 }

@@ -24,7 +24,7 @@ type shard struct {
 
 	wake   chan struct{} // holds a token when there is something to do
 	work   work
-	hungry atomic.Bool  // has messages and nobody to lease them to
+	hunger hunger
 	leases atomic.Int64 // as of the last turn
 	cached []laneState  // of a mutant
 

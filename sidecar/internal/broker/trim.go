@@ -12,7 +12,7 @@ const (
 	// trimMessages is how many settled messages of a queue are deleted at once while it is busy.
 	trimMessages = 1024
 	// trimAfter is how long fewer are kept.
-	trimAfter = time.Second
+	trimAfter = 5 * time.Second
 )
 
 // trim deletes from a queue's logs what its group has settled, once that is durable.

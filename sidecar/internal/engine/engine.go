@@ -167,6 +167,13 @@ const (
 	NoWrite
 )
 
+// Tailer is implemented by engines that hand over what they have just written, so that who follows a log closely need not read it.
+type Tailer interface {
+	// Tail calls take with each chunk of the log once it is durable, in order and before the call that wrote it returns, until cancel is called. While wanted returns false chunks
+	// are skipped, which saves copying them. A chunk belongs to all who take it: it must not be changed. Neither function may block or call the engine. cancel waits for a call under way.
+	Tail(log LogID, wanted func() bool, take func(Chunk)) (cancel func())
+}
+
 // Gauge is implemented by engines whose room can end.
 type Gauge interface {
 	// Space tells how much room there is, and why if it is not enough. It is cheap, and may be old by a tenth of a second.

@@ -209,6 +209,11 @@ func (v *view) Read(ctx context.Context, log engine.LogID, from engine.Offset, m
 	return v.Engine.Read(ctx, log, from, maxBytes)
 }
 
+// Tail implements engine.Tailer.
+func (v *view) Tail(log engine.LogID, wanted func() bool, take func(engine.Chunk)) (cancel func()) {
+	return v.Engine.(engine.Tailer).Tail(log, func() bool { return !v.p.isDead() && wanted() }, take)
+}
+
 func (v *view) Bounds(ctx context.Context, log engine.LogID) (engine.Bounds, error) {
 	if v.p.isDead() {
 		return engine.Bounds{}, engine.ErrClosed

@@ -8,8 +8,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/typedmq/typedmq/sidecar/internal/engine"
@@ -51,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"get and scan", getAndScan},
 		{"scan sees one state", scanSeesOneState},
 		{"watch tells the end", watchTellsTheEnd},
+		{"tail hands over what is written", tailHandsOver},
 		{"trim", trim},
 		{"bounds tell the bytes that are kept", boundsTellBytes},
 		{"times of a log never go back", timesNeverGoBack},
@@ -715,6 +719,41 @@ func scanSeesOneState(t *testing.T, h Harness) {
 	}
 	if got := dump(t, s, "", ""); got != "a=1 b=2 d=2" {
 		t.Errorf("the shard holds %q", got)
+	}
+}
+
+func tailHandsOver(t *testing.T, h Harness) {
+	e, ok := h.Engine.(engine.Tailer)
+	if !ok {
+		t.Skip("the engine hands nothing over")
+	}
+	mustAppend(t, h.Engine, appendOf(logA, "before"))
+	var mu sync.Mutex
+	var wanted atomic.Bool
+	var got []engine.Chunk
+	cancel := e.Tail(logA, wanted.Load, func(c engine.Chunk) {
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, c)
+	})
+	mustAppend(t, h.Engine, appendOf(logA, "not", "wanted"))
+	wanted.Store(true)
+	mustAppend(t, h.Engine, appendOf(logA, "a", "b"), appendOf(logB, "other"))
+	records := set("c")
+	mustAppend(t, h.Engine, engine.Append{Log: logA, Records: records, Count: 1, TimeMS: 1_000})
+	clear(records) // which belong to the caller again
+	s := mustFence(t, h.Engine, shard, 1)
+	mustCommit(t, s, engine.Batch{Appends: []engine.Append{appendOf(logA, "d")}})
+	mu.Lock()
+	read, err := h.Engine.Read(t.Context(), logA, 3, 1<<20)
+	if err != nil || !reflect.DeepEqual(got, read) || len(got) != 3 {
+		t.Errorf("handed over %v, read %v, %v", got, read, err)
+	}
+	mu.Unlock()
+	cancel()
+	mustAppend(t, h.Engine, appendOf(logA, "late"))
+	if len(got) != 3 {
+		t.Errorf("handed over %v after the end", got[3:])
 	}
 }
 

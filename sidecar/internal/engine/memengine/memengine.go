@@ -28,7 +28,15 @@ type Engine struct {
 		sync.Mutex
 		next int
 		of   map[engine.LogID]map[int]func(engine.Offset)
+		tail map[engine.LogID]map[int]*tailer
 	}
+}
+
+// tailer takes the chunks of a log from an offset on.
+type tailer struct {
+	wanted func() bool
+	take   func(engine.Chunk)
+	next   engine.Offset
 }
 
 type log struct {
@@ -49,6 +57,7 @@ func New() *Engine {
 	e.mu.logs = make(map[engine.LogID]*log)
 	e.mu.shards = make(map[engine.ShardID]*state)
 	e.watch.of = make(map[engine.LogID]map[int]func(engine.Offset))
+	e.watch.tail = make(map[engine.LogID]map[int]*tailer)
 	return e
 }
 
@@ -125,12 +134,20 @@ func (l *log) append(timeMS int64, runs []engine.Run) (first engine.Offset) {
 func (e *Engine) tell(appends []engine.Append) {
 	e.watch.Lock()
 	defer e.watch.Unlock()
-	if len(e.watch.of) == 0 {
+	if len(e.watch.of)+len(e.watch.tail) == 0 {
 		return
 	}
 	for i, a := range appends {
 		if slices.ContainsFunc(appends[:i], func(b engine.Append) bool { return b.Log == a.Log }) {
 			continue
+		}
+		for _, t := range e.watch.tail[a.Log] {
+			chunks, end := e.after(a.Log, t.next)
+			if t.next = end; t.wanted() {
+				for _, c := range chunks {
+					t.take(c)
+				}
+			}
 		}
 		for _, notify := range e.watch.of[a.Log] {
 			notify(e.end(a.Log))
@@ -142,6 +159,14 @@ func (e *Engine) end(id engine.LogID) engine.Offset {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.logLocked(id).end
+}
+
+// after is the chunks of a log from an offset on, and its end.
+func (e *Engine) after(id engine.LogID, from engine.Offset) ([]engine.Chunk, engine.Offset) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.logLocked(id)
+	return slices.Clone(l.chunks[l.find(from):]), l.end
 }
 
 // Read implements engine.Engine.
@@ -212,6 +237,26 @@ func (e *Engine) Watch(id engine.LogID, notify func(end engine.Offset)) (cancel 
 		delete(e.watch.of[id], n)
 		if len(e.watch.of[id]) == 0 {
 			delete(e.watch.of, id)
+		}
+	}
+}
+
+// Tail implements engine.Tailer.
+func (e *Engine) Tail(id engine.LogID, wanted func() bool, take func(engine.Chunk)) (cancel func()) {
+	e.watch.Lock()
+	defer e.watch.Unlock()
+	e.watch.next++
+	n := e.watch.next
+	if e.watch.tail[id] == nil {
+		e.watch.tail[id] = make(map[int]*tailer)
+	}
+	e.watch.tail[id][n] = &tailer{wanted, take, e.end(id)}
+	return func() {
+		e.watch.Lock()
+		defer e.watch.Unlock()
+		delete(e.watch.tail[id], n)
+		if len(e.watch.tail[id]) == 0 {
+			delete(e.watch.tail, id)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package pebbleengine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -172,7 +174,7 @@ func (e *Engine) runCommitter() {
 type cycle struct {
 	batch    *pebble.Batch
 	requests []*request
-	logs     []*logState // those with a plan, in the order of their first append
+	logs     []*logState // those with a plan, sorted by build
 	trimmed  []*logState
 	size     int
 	built    chan struct{}
@@ -203,6 +205,9 @@ func (e *Engine) commit(first *request) {
 	e.commits++
 	e.mark(c)
 	e.publish(c)
+	for _, l := range c.logs {
+		l.tail()
+	}
 	for _, r := range c.requests {
 		r.done <- nil
 	}
@@ -337,6 +342,7 @@ func (e *Engine) build(c *cycle) error {
 		set(key, sealed(key, logBegin{l.begin, sum, l.taken}.encode()))
 	}
 	errs = append(errs, e.trims.build(c.batch, e.roomy(), c.requests[0].sweep))
+	slices.SortFunc(c.logs, byID) // a memtable takes neighbours faster
 	for _, l := range c.logs {
 		errs = append(errs, l.build(c.batch))
 	}
@@ -355,6 +361,10 @@ func (e *Engine) build(c *cycle) error {
 	return errors.Join(errs...)
 }
 
+func byID(a, b *logState) int {
+	return cmp.Or(cmp.Compare(a.id.Topic, b.id.Topic), cmp.Compare(a.id.Partition, b.id.Partition), cmp.Compare(a.id.Lane, b.id.Lane))
+}
+
 // planned is how many records of the log this cycle adds.
 func (l *logState) planned() engine.Offset {
 	if len(l.plan) == 0 {
@@ -365,6 +375,7 @@ func (l *logState) planned() engine.Offset {
 
 // build writes the log's plan into the batch, copying each record once.
 func (l *logState) build(batch *pebble.Batch) error {
+	tailed := l.tailers.wanted()
 	for i := range l.plan {
 		p := &l.plan[i]
 		op := batch.SetDeferred(chunkKeyLen, chunkHeaderLen+p.size)
@@ -372,6 +383,9 @@ func (l *logState) build(batch *pebble.Batch) error {
 		at := chunkHeaderLen
 		for _, run := range p.runs {
 			at += copy(op.Value[at:], run.Records)
+		}
+		if tailed {
+			l.keep(p, op.Value[chunkHeaderLen:], l.total)
 		}
 		l.sum = fillChunk(op.Key, op.Value, l.sum, p.count, p.first, p.timeMS, l.total)
 		l.total += int64(p.size)

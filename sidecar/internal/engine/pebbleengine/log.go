@@ -36,6 +36,8 @@ type logState struct {
 		bad    *engine.CorruptError // quarantined from its offset on
 	}
 	watchers watchers
+	tailers  tailers
+	written  []engine.Chunk // by the present cycle, for tailers; the committer's
 }
 
 // loadLog reads where a log begins and ends, and compares that with the log's high-water mark: a synced write-ahead log that was cut short

@@ -8,9 +8,11 @@ import (
 )
 
 const (
-	// sweepBytes and sweepAfter are when what was trimmed is deleted: so many bytes of records, or so long after the first trim.
+	// sweepBytes and sweepAfter are when what was trimmed is deleted: so many bytes of records of all logs, or so long after the first trim.
 	sweepBytes = 8 << 20
-	sweepAfter = 30 * time.Second
+	// sweepBytesOfLog is how much of each log is deleted at once, on average: a thousand logs are swept as seldom as they can be, since each is a range of its own.
+	sweepBytesOfLog = 64 << 10
+	sweepAfter      = 30 * time.Second
 	// sweepWhenFull is that time when room on the disk is short.
 	sweepWhenFull = time.Second
 	// trimsFreeWithin is how long a deletion may wait for the table that makes it free disk.
@@ -74,7 +76,7 @@ func (t *trims) arm(roomy bool) {
 
 // build writes the deletions into a batch, if it is time for them, or if they are wanted now.
 func (t *trims) build(batch *pebble.Batch, roomy, now bool) error {
-	if len(t.logs) == 0 || !now && t.bytes < sweepBytes && t.due(roomy) > 0 {
+	if len(t.logs) == 0 || !now && t.bytes < max(sweepBytes, int64(len(t.logs))*sweepBytesOfLog) && t.due(roomy) > 0 {
 		return nil
 	}
 	var errs []error
