@@ -246,8 +246,9 @@ func (ps *pages) dropBelow(floor Offset, dropped []int64) []int64 {
 		ps.slots, ps.head = ps.slots[:0], 0
 		ps.first = max(ps.first, int64(floor)/BlockSize)
 	} else if ps.head > 64 && ps.head*2 > len(ps.slots) {
-		ps.slots = ps.slots[:copy(ps.slots, ps.slots[ps.head:])]
-		ps.head = 0
+		n := copy(ps.slots, ps.slots[ps.head:])
+		clear(ps.slots[n:]) // which would keep pages that are freed later
+		ps.slots, ps.head = ps.slots[:n], 0
 	}
 	return dropped
 }
