@@ -25,6 +25,7 @@ type lane struct {
 
 	trimmed engine.Offset    // of a queue's log, what was deleted last
 	trimAt  dispatch.Instant // when more is, 0 if there is nothing
+	trimPut int              // how often that was put off
 }
 
 // openLane makes the machine of a lane, and watches its log until unwatch is called.

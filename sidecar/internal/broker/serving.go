@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/typedmq/typedmq/sidecar/internal/dispatch"
@@ -105,6 +106,7 @@ func (sv *serving) serve(ctx context.Context) error {
 		case <-sv.claim.lost:
 		case <-sv.wake:
 		}
+		runtime.Gosched() // others first, if there are any: more may have come by then for this turn
 		sv.broker.turn(sv.shard)
 		if ctx.Err() != nil {
 			return sv.finish()

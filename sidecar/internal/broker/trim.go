@@ -12,7 +12,9 @@ const (
 	// trimMessages is how many settled messages of a queue are deleted at once while it is busy.
 	trimMessages = 1024
 	// trimAfter is how long fewer are kept.
-	trimAfter = 5 * time.Second
+	trimAfter = time.Second
+	// trimPatience is how often that begins anew while the log has messages that are not settled: a thousand busy partitions have few each.
+	trimPatience = 4
 )
 
 // trim deletes from a queue's logs what its group has settled, once that is durable.
@@ -27,9 +29,14 @@ func (sv *serving) trim(ctx context.Context) {
 			continue
 		}
 		if l.trimAt == 0 {
-			l.trimAt = now.Add(trimAfter)
+			l.trimAt, l.trimPut = now.Add(trimAfter), 0
 		}
-		if l.machine.Dirty() || floor-l.trimmed < trimMessages && now < l.trimAt {
+		few := floor-l.trimmed < trimMessages
+		if few && now >= l.trimAt && l.trimPut < trimPatience && int64(floor) < l.end.Load() {
+			l.trimAt = now.Add(trimAfter)
+			l.trimPut++
+		}
+		if l.machine.Dirty() || few && now < l.trimAt {
 			continue
 		}
 		if err := sv.broker.engine.Trim(ctx, l.log, floor); err != nil {
