@@ -10,7 +10,7 @@ const (
 )
 
 // GiveBack writes to tables what is in memory only, and frees the memory that it took. It is for a store that has come to rest: the next writes pay for fresh memory. It does
-// nothing if little was written since the last time, or if the disk is short of room. One call at a time.
+// nothing if little was written since the last time, if the disk is short of room, or if tables could not be written since the store was opened. One call at a time.
 // Errors: engine.ErrClosed, and why the tables could not be written; the store tries on by itself.
 func (e *Engine) GiveBack() error {
 	if !e.gate.enter() {
@@ -21,7 +21,8 @@ func (e *Engine) GiveBack() error {
 		return err
 	}
 	written := e.db.Metrics().WAL.BytesIn
-	if written-e.givenAt < givenFrom || !e.roomy() {
+	// Where flushes fail, a rotation could wait for one, and all commits for the rotation.
+	if written-e.givenAt < givenFrom || !e.roomy() || e.backlog.error.Load() != nil {
 		return nil
 	}
 	e.givenAt = written

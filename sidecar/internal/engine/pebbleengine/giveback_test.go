@@ -63,6 +63,16 @@ func TestMemoryIsGivenBackWithAllThatWasStored(t *testing.T) {
 	want += 4 * 20
 	giveBack()
 
+	e.backlog.note(errors.New("a flush failed"))
+	for range 2 * givenFrom / len(long) {
+		appendTo(t, e, log, long)
+		want++
+	}
+	had := e.givenAt
+	if giveBack(); e.givenAt != had {
+		t.Error("memory is given back where flushes fail")
+	}
+
 	after := openOn(t, disk.CrashClone(vfs.CrashCloneCfg{}), Options{})
 	defer closeEngine(t, after)
 	bounds, err := after.Bounds(t.Context(), log)
