@@ -253,7 +253,9 @@ func (f *files) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
 	if n := f.disk.mu.inodes[in.NodeId]; n != nil && n.opens > 0 {
-		n.opens--
+		if n.opens--; n.opens == 0 {
+			f.disk.collectLocked() // it may have been removed before the kernel tells that it was closed
+		}
 	}
 }
 
